@@ -1,0 +1,26 @@
+"""Recurrent layers for JAX: Keras' cells and layers as pure functions, with faces for Flax's linen and nnx.
+
+The pure core is here and needs jax only; the same classes as Flax modules are in ``flax_rnn.nnx`` and
+``flax_rnn.linen``.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from flax_rnn.bidirectional import bidirectional as bidirectional
+from flax_rnn.bidirectional import merge as merge
+from flax_rnn.cell import Cell as Cell
+from flax_rnn.cell import apply_cell as apply_cell
+from flax_rnn.cell import zero_carry as zero_carry
+from flax_rnn.cells import GRUCell as GRUCell
+from flax_rnn.cells import LSTMCarry as LSTMCarry
+from flax_rnn.cells import LSTMCell as LSTMCell
+from flax_rnn.cells import SimpleRNNCell as SimpleRNNCell
+from flax_rnn.dropout import DropoutMasks as DropoutMasks
+from flax_rnn.sequence import SequenceOptions as SequenceOptions
+from flax_rnn.sequence import rnn as rnn
+from flax_rnn.stacked import StackedRNNCells as StackedRNNCells
+
+try:
+    __version__ = version("flax_rnn")
+except PackageNotFoundError:  # imported from a checkout that was never installed
+    __version__ = "0+unknown"

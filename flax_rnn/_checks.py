@@ -1,0 +1,80 @@
+"""Checks of what users pass in: each error names the argument, what was expected and what came."""
+
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+
+def positive_int(argument: str, value: Any) -> None:
+    """Raises ``ValueError`` unless ``value`` is an integer above 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise ValueError(f"{argument}: expected a positive integer, got {value!r}")
+
+
+def rate(argument: str, value: Any) -> None:
+    """Raises ``ValueError`` unless ``value`` is a dropout rate in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{argument}: expected a rate in [0, 1), got {value!r}")
+
+
+def last_axis(argument: str, value: jax.Array, size: int) -> None:
+    """Raises ``ValueError`` unless the last axis of ``value`` has ``size`` features."""
+    if value.ndim == 0 or value.shape[-1] != size:
+        got = value.shape[-1] if value.ndim else "a scalar"
+        raise ValueError(f"{argument}: expected {size} features in the last axis, got {got}")
+
+
+def floating(argument: str, value: Any) -> None:
+    """Raises ``TypeError`` for arrays that are not real numbers, such as booleans or complex numbers."""
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"{argument}: expected real numbers, got dtype {value.dtype}")
+
+
+def carry_like(argument: str, expected: Any, given: Any) -> Any:
+    """``given`` in the container types of ``expected``, its arrays as they are.
+
+    Any sequence may stand for a tuple, and ``[h]`` for ``h``, so what Keras takes is accepted.
+
+    Raises:
+      ValueError: where the structure or a shape differs.
+      TypeError: where an array does not hold floating-point numbers.
+    """
+
+    def convert(expected: Any, given: Any, where: str) -> Any:
+        if isinstance(expected, tuple):
+            if not isinstance(given, tuple | list) or len(given) != len(expected):
+                fail(where)
+            names = getattr(expected, "_fields", None)
+            parts = [
+                convert(e, g, f"{where}.{names[i]}" if names else f"{where}[{i}]")
+                for i, (e, g) in enumerate(zip(expected, given, strict=True))
+            ]
+            return type(expected)(*parts) if names else tuple(parts)
+        leaf: Any = given[0] if isinstance(given, tuple | list) and len(given) == 1 else given
+        if not hasattr(leaf, "shape") or tuple(leaf.shape) != tuple(expected.shape):
+            fail(where)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"{where}: expected floating-point numbers, got dtype {leaf.dtype}")
+        return leaf
+
+    def fail(where: str) -> NoReturn:
+        raise ValueError(
+            f"{argument}: expected {describe(expected)}, got {describe(given)}"
+            + (f" (they differ at {where})" if where != argument else "")
+        )
+
+    return convert(expected, given, argument)
+
+
+def describe(tree: Any) -> str:
+    """Shapes and dtypes of a carry in one line, such as ``LSTMCarry(h=float32(2, 3), c=float32(2, 3))``."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        fields: tuple[str, ...] = tree._fields  # pyright: ignore[reportAttributeAccessIssue]
+        return f"{type(tree).__name__}({', '.join(f'{n}={describe(v)}' for n, v in zip(fields, tree, strict=True))})"
+    if isinstance(tree, tuple | list):
+        inside = ", ".join(describe(v) for v in tree)
+        return f"[{inside}]" if isinstance(tree, list) else f"({inside})"
+    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
+        return f"{tree.dtype}{tuple(tree.shape)}"
+    return repr(tree)

@@ -1,0 +1,94 @@
+"""What a cell is: pure functions for one step of a recurrent layer, with the input projection apart.
+
+A cell holds hyper-parameters only. Weights, carries and dropout masks are values that go in and come out, so a cell can
+be scanned, jitted, differentiated and shared between Flax's APIs unchanged.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import _checks
+
+Params = Any
+"""The weights of a cell: a dict of arrays, or a tuple of them for a stack."""
+
+Carry = Any
+"""The state that is handed from step to step: an array, or a (named) tuple of arrays."""
+
+Projected = Any
+"""What ``project`` makes of the inputs: a pytree whose leading axes are those of the inputs."""
+
+Masks = Any
+"""A ``DropoutMasks``, or a tuple of them for a stack; ``None`` where nothing is dropped."""
+
+Step = Callable[[Carry, Projected], tuple[Carry, jax.Array]]
+"""``(carry, projected inputs of one step) -> (new carry, output)``."""
+
+
+class Cell(Protocol):
+    """The protocol that ``rnn`` runs over time. Any object with these members will do; shapes are those of one step.
+
+    Attributes:
+      num_feature_axes: how many trailing axes of the inputs are not batch or time; 1 for dense cells.
+      output_size: the size of the last axis of the output.
+    """
+
+    @property
+    def num_feature_axes(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def output_size(self) -> int:
+        """See above."""
+        ...
+
+    def init_params(self, key: jax.Array, in_features: int) -> Params:
+        """Fresh weights for inputs of ``in_features`` features."""
+        ...
+
+    def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> Masks:
+        """The masks for one whole sequence whose steps are shaped like ``inputs`` ``(B, D)``."""
+        ...
+
+    def project(self, params: Params, inputs: jax.Array, masks: Masks = None) -> Projected:
+        """The part of the step that does not depend on the carry, for inputs ``(..., B, D)`` of any number of steps."""
+        ...
+
+    def initial_carry(self, params: Params, projected: Projected) -> Carry:
+        """The zero carry for one step of projected inputs, with their batch axes, dtype and sharding."""
+        ...
+
+    def recurrence(self, params: Params, projected: Projected, masks: Masks = None) -> Step:
+        """The step as a function of the carry; ``projected`` is an example of its second argument.
+
+        Whatever does not change from step to step (casts, splits of the weights) is done here, outside the loop.
+        """
+        ...
+
+
+def apply_cell(
+    cell: Cell, params: Params, carry: Carry, inputs: jax.Array, masks: Masks = None
+) -> tuple[Carry, jax.Array]:
+    """One step: ``(carry, inputs (B, D)) -> (new carry, output (B, H))``.
+
+    Raises:
+      ValueError: if ``inputs`` or ``carry`` do not have the shapes that ``cell`` needs.
+    """
+    projected = cell.project(params, jnp.asarray(inputs), masks)
+    carry = _checks.carry_like("carry", cell.initial_carry(params, projected), carry)
+    return cell.recurrence(params, projected, masks)(carry, projected)
+
+
+def zero_carry(cell: Cell, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Carry:
+    """The zero carry for inputs of ``input_shape`` ``(B, D)`` and ``dtype``, where there are no inputs at hand yet."""
+
+    def build(key: jax.Array, inputs: jax.Array) -> Carry:
+        params = cell.init_params(key, input_shape[-1])
+        return cell.initial_carry(params, cell.project(params, inputs))
+
+    shapes = jax.eval_shape(build, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), dtype))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

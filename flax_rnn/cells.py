@@ -1,0 +1,186 @@
+"""The built-in cells: SimpleRNN, LSTM and GRU, one step each.
+
+Shapes: inputs ``x`` ``(B, D)``, output ``h`` ``(B, H)``. Gates are blocks of columns of the fused weights, in Keras'
+order. ``*`` is the elementwise product, ``@`` the matrix product.
+"""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import activations, initializers
+from flax_rnn.cell import Params, Step
+from flax_rnn.dense import DenseCell, accumulation_dtype
+from flax_rnn.dropout import DropoutMasks
+
+
+class LSTMCarry(NamedTuple):
+    """State of an LSTM, in Keras' order. Flax's own LSTM cells have ``(c, h)``.
+
+    ``h`` ``(B, H)`` has the compute dtype; ``c`` ``(B, H)`` has float32 at least.
+    """
+
+    h: jax.Array
+    c: jax.Array
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class SimpleRNNCell(DenseCell):
+    """Elman's fully connected cell; the carry is the output ``h``.
+
+    ``h' = activation(x @ K + h @ R + b)``
+
+    Source: Elman 1990, "Finding Structure in Time"; ``keras.layers.SimpleRNNCell``.
+    """
+
+    def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> jax.Array:
+        """Zeros ``(B, H)`` of the compute dtype."""
+        del params
+        return jnp.zeros_like(projected[0])
+
+    def recurrence(self, params: Params, projected: tuple[jax.Array, ...], masks: DropoutMasks | None = None) -> Step:
+        """The equation above as a function ``(h, projected) -> (h', h')``."""
+        activation = activations.get(self.activation)
+        (product,) = self._recurrent_products(params, projected, masks)
+
+        def step(h: jax.Array, projected: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+            (x,) = projected
+            new = activation(x.astype(accumulation_dtype(x.dtype)) + product(h))
+            return new.astype(h.dtype), new.astype(x.dtype)
+
+        return step
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class LSTMCell(DenseCell):
+    """Long short-term memory; the carry is ``LSTMCarry(h, c)``.
+
+    With the columns of ``K``, ``R`` and ``b`` in the order i, f, g, o::
+
+        i = recurrent_activation(x @ K_i + h @ R_i + b_i)
+        f = recurrent_activation(x @ K_f + h @ R_f + b_f)
+        g = activation(x @ K_g + h @ R_g + b_g)
+        o = recurrent_activation(x @ K_o + h @ R_o + b_o)
+        c' = f * c + i * g
+        h' = o * activation(c')
+
+    Attributes:
+      recurrent_activation: of the gates i, f, o.
+      unit_forget_bias: whether ``b_f`` starts at 1.
+
+    Source: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory", with the forget gate of Gers et al. 2000;
+    ``keras.layers.LSTMCell``.
+    """
+
+    num_gates: ClassVar[int] = 4
+
+    _: dataclasses.KW_ONLY
+    recurrent_activation: activations.Activation = "sigmoid"
+    unit_forget_bias: bool = True
+
+    def validate(self) -> None:
+        """As ``DenseCell.validate``, and ``recurrent_activation``."""
+        super().validate()
+        activations.get(self.recurrent_activation, "recurrent_activation")
+
+    def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> LSTMCarry:
+        """Zeros: ``h`` ``(B, H)`` of the compute dtype, ``c`` ``(B, H)`` of float32 at least."""
+        del params
+        h = jnp.zeros_like(projected[0])
+        return LSTMCarry(h, h.astype(accumulation_dtype(h.dtype)))
+
+    def recurrence(self, params: Params, projected: tuple[jax.Array, ...], masks: DropoutMasks | None = None) -> Step:
+        """The equations above as a function ``(LSTMCarry, projected) -> (LSTMCarry, h')``."""
+        activation = activations.get(self.activation)
+        gate = activations.get(self.recurrent_activation)
+        products = self._recurrent_products(params, projected, masks)
+
+        def step(carry: LSTMCarry, projected: tuple[jax.Array, ...]) -> tuple[LSTMCarry, jax.Array]:
+            dtype = accumulation_dtype(projected[0].dtype)
+            i, f, g, o = (x.astype(dtype) + product(carry.h) for x, product in zip(projected, products, strict=True))
+            c = gate(f) * carry.c.astype(dtype) + gate(i) * activation(g)
+            h = gate(o) * activation(c)
+            return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
+
+        return step
+
+    def _bias_initializer(self) -> initializers.Initializer:
+        bias = initializers.get(self.bias_initializer)
+        return initializers.unit_forget_bias(bias, self.units) if self.unit_forget_bias else bias
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class GRUCell(DenseCell):
+    """Gated recurrent unit; the carry is the output ``h``, kept in float32 at least.
+
+    With the columns of ``K`` and ``R`` in the order z, r, n::
+
+        z = recurrent_activation(x @ K_z + h @ R_z + b_z)
+        r = recurrent_activation(x @ K_r + h @ R_r + b_r)
+        n = activation(x @ K_n + b_n + r * (h @ R_n + d_n))     where reset_after
+        n = activation(x @ K_n + b_n + (r * h) @ R_n)           otherwise
+        h' = z * h + (1 - z) * n
+
+    ``bias`` is ``(2, 3 H)`` where ``reset_after``, the input biases ``b`` above the recurrent ones ``d`` (``d_z`` and
+    ``d_r`` are added to ``b_z`` and ``b_r``), and ``(3 H,)`` otherwise.
+
+    Attributes:
+      recurrent_activation: of the gates z, r.
+      reset_after: whether the reset gate is applied after the recurrent product (as in cuDNN) or before it.
+
+    Source: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder" (version 3, and version 1 with
+    the reset after); ``keras.layers.GRUCell``.
+    """
+
+    num_gates: ClassVar[int] = 3
+
+    _: dataclasses.KW_ONLY
+    recurrent_activation: activations.Activation = "sigmoid"
+    reset_after: bool = True
+
+    def validate(self) -> None:
+        """As ``DenseCell.validate``, and ``recurrent_activation``."""
+        super().validate()
+        activations.get(self.recurrent_activation, "recurrent_activation")
+
+    def bias_shape(self) -> tuple[int, ...]:
+        """``(2, 3 H)`` where ``reset_after``, else ``(3 H,)``."""
+        return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
+
+    def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> jax.Array:
+        """Zeros ``(B, H)`` of float32 at least."""
+        del params
+        return jnp.zeros_like(projected[0], dtype=accumulation_dtype(projected[0].dtype))
+
+    def recurrence(self, params: Params, projected: tuple[jax.Array, ...], masks: DropoutMasks | None = None) -> Step:
+        """The equations above as a function ``(h, projected) -> (h', h')``."""
+        activation = activations.get(self.activation)
+        gate = activations.get(self.recurrent_activation)
+        product_z, product_r, product_n = self._recurrent_products(params, projected, masks)
+        dtype = accumulation_dtype(projected[0].dtype)
+        reset_bias = None
+        if self.use_bias and self.reset_after:
+            reset_bias = self.split_gates(params["bias"][1].astype(dtype))[2]
+
+        def step(carry: jax.Array, projected: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+            x_z, x_r, x_n = (x.astype(dtype) for x in projected)
+            h = carry.astype(dtype)
+            z = gate(x_z + product_z(h))
+            r = gate(x_r + product_r(h))
+            if self.reset_after:
+                recurrent = product_n(h)
+                recurrent = r * (recurrent if reset_bias is None else recurrent + reset_bias)
+            else:
+                recurrent = product_n(r * h)
+            h = z * h + (1 - z) * activation(x_n + recurrent)
+            return h.astype(carry.dtype), h.astype(projected[0].dtype)
+
+        return step
+
+    def _projected_bias(self, bias: jax.Array) -> jax.Array:
+        if not self.reset_after:
+            return bias
+        # Only the recurrent bias of n stays in the loop, behind the reset gate.
+        return bias[0] + bias[1].at[2 * self.units :].set(0)

@@ -1,0 +1,173 @@
+"""The common part of the dense cells: hyper-parameters, weights, and the two matrix products of a step."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import _checks, activations, initializers
+from flax_rnn.cell import Params
+from flax_rnn.dropout import DropoutMasks, draw_masks
+
+Dtype = Any
+
+
+def accumulation_dtype(dtype: Dtype) -> Dtype:
+    """The dtype of sums and of state that is integrated over time: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class DenseCell:
+    """Base of the cells whose gates are ``x @ kernel + h @ recurrent_kernel + bias``.
+
+    The matrix products take operands of the compute dtype; their sums, the gates and the carry that is integrated over
+    time are kept in float32 at least, also where ``dtype`` is bfloat16 or float16.
+
+    Attributes:
+      units: size H of the output.
+      activation: a name, a callable or ``None`` (linear).
+      use_bias: whether to add a bias.
+      kernel_initializer: for ``kernel`` ``(D, g H)``, over the fused matrix of all ``g`` gates.
+      recurrent_initializer: for ``recurrent_kernel`` ``(H, g H)``, likewise.
+      bias_initializer: for ``bias``.
+      dropout: rate in [0, 1) at which input features are dropped.
+      recurrent_dropout: rate in [0, 1) at which features of the previous output are dropped. Above 0 each gate has its
+        own masks, of the inputs too.
+      dtype: dtype of the computation; ``None`` takes it from the inputs and the weights.
+      param_dtype: dtype of the weights.
+      precision: of the matrix products, as in ``jax.lax.dot``.
+    """
+
+    num_gates: ClassVar[int] = 1
+    num_feature_axes: ClassVar[int] = 1
+
+    units: int
+    activation: activations.Activation = "tanh"
+    _: dataclasses.KW_ONLY
+    use_bias: bool = True
+    kernel_initializer: initializers.InitializerLike = "glorot_uniform"
+    recurrent_initializer: initializers.InitializerLike = "orthogonal"
+    bias_initializer: initializers.InitializerLike = "zeros"
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: jax.lax.PrecisionLike = None
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises ``ValueError`` or ``TypeError`` for hyper-parameters that make no sense, naming them."""
+        _checks.positive_int("units", self.units)
+        _checks.rate("dropout", self.dropout)
+        _checks.rate("recurrent_dropout", self.recurrent_dropout)
+        activations.get(self.activation)
+        for name in ("kernel_initializer", "recurrent_initializer", "bias_initializer"):
+            initializers.get(getattr(self, name), name)
+
+    @property
+    def output_size(self) -> int:
+        """``units``."""
+        return self.units
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training needs a key."""
+        return self.dropout > 0 or self.recurrent_dropout > 0
+
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape of ``bias``."""
+        return (self.num_gates * self.units,)
+
+    def param_specs(self, in_features: int) -> dict[str, tuple[initializers.Initializer, tuple[int, ...]]]:
+        """Initializer and shape of each weight, in Keras' order: ``kernel``, ``recurrent_kernel``, ``bias``."""
+        columns = self.num_gates * self.units
+        specs: dict[str, tuple[initializers.Initializer, tuple[int, ...]]] = {
+            "kernel": (initializers.get(self.kernel_initializer), (in_features, columns)),
+            "recurrent_kernel": (initializers.get(self.recurrent_initializer), (self.units, columns)),
+        }
+        if self.use_bias:
+            specs["bias"] = (self._bias_initializer(), self.bias_shape())
+        return specs
+
+    def init_params(self, key: jax.Array, in_features: int) -> dict[str, jax.Array]:
+        """Fresh weights ``{"kernel", "recurrent_kernel"[, "bias"]}``."""
+        _checks.positive_int("in_features", in_features)
+        specs = self.param_specs(in_features)
+        keys = jax.random.split(key, len(specs))
+        return {
+            name: initialize(k, shape, self.param_dtype)
+            for k, (name, (initialize, shape)) in zip(keys, specs.items(), strict=True)
+        }
+
+    def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> DropoutMasks | None:
+        """Masks for a sequence whose steps are shaped like ``inputs`` ``(B, D)``; ``None`` if nothing is dropped."""
+        if not self.has_dropout:
+            return None
+        input_key, recurrent_key = jax.random.split(key)
+        per_gate = self.num_gates if self.recurrent_dropout > 0 else 1
+        return DropoutMasks(
+            draw_masks(input_key, self.dropout, inputs, inputs.shape[-1], per_gate) if self.dropout > 0 else None,
+            draw_masks(recurrent_key, self.recurrent_dropout, inputs, self.units, self.num_gates)
+            if self.recurrent_dropout > 0
+            else None,
+        )
+
+    def project(self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None) -> tuple[jax.Array, ...]:
+        """``inputs @ kernel + bias`` gate by gate: ``(..., D)`` to ``num_gates`` arrays ``(..., H)``.
+
+        One product for the whole sequence, or one per gate where each gate drops its own inputs.
+
+        Raises:
+          ValueError: if ``inputs`` do not have the number of features that ``kernel`` has rows.
+          TypeError: if they are not real numbers.
+        """
+        _checks.floating("inputs", inputs)
+        _checks.last_axis("inputs", inputs, params["kernel"].shape[0])
+        dtype = self.dtype or jnp.result_type(inputs.dtype, params["kernel"].dtype)
+        x, kernel = inputs.astype(dtype), params["kernel"].astype(dtype)
+        dropped = (masks and masks.inputs) or ()
+        if len(dropped) > 1:
+            kernels = self.split_gates(kernel)
+            gates = [self._dot(x * m.astype(dtype), k) for m, k in zip(dropped, kernels, strict=True)]
+        else:
+            gates = self.split_gates(self._dot(x * dropped[0].astype(dtype) if dropped else x, kernel))
+        if not self.use_bias:
+            return tuple(gates)
+        biases = self.split_gates(self._projected_bias(params["bias"]).astype(dtype))
+        return tuple(gate + bias for gate, bias in zip(gates, biases, strict=True))
+
+    def split_gates(self, array: jax.Array) -> list[jax.Array]:
+        """The last axis cut into the gates' blocks."""
+        return jnp.split(array, self.num_gates, axis=-1)
+
+    def _recurrent_products(
+        self, params: Params, projected: Sequence[jax.Array], masks: DropoutMasks | None
+    ) -> list[Callable[[jax.Array], jax.Array]]:
+        """For each gate a function ``h (B, H) -> (mask * h) @ its block of recurrent_kernel``."""
+        dtype = projected[0].dtype
+        kernels = self.split_gates(params["recurrent_kernel"].astype(dtype))
+        dropped = (masks and masks.recurrent) or [None] * self.num_gates
+
+        def product(kernel: jax.Array, mask: jax.Array | None) -> Callable[[jax.Array], jax.Array]:
+            def apply(h: jax.Array) -> jax.Array:
+                h = h.astype(dtype)
+                return self._dot(h if mask is None else h * mask.astype(dtype), kernel, accumulation_dtype(dtype))
+
+            return apply
+
+        return [product(kernel, mask) for kernel, mask in zip(kernels, dropped, strict=True)]
+
+    def _dot(self, x: jax.Array, kernel: jax.Array, dtype: Dtype | None = None) -> jax.Array:
+        return jnp.dot(x, kernel, precision=self.precision, preferred_element_type=dtype)
+
+    def _bias_initializer(self) -> initializers.Initializer:
+        return initializers.get(self.bias_initializer)
+
+    def _projected_bias(self, bias: jax.Array) -> jax.Array:
+        """The part of ``bias`` ``(g H,)`` that can be added ahead of the loop."""
+        return bias

@@ -1,0 +1,83 @@
+"""Weight initializers by their Keras names.
+
+An initializer is any callable ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``. A cell applies it to the
+*fused* matrix, ``(D, g H)`` or ``(H, g H)`` for ``g`` gates, as Keras does: ``glorot_uniform`` then has
+``limit = sqrt(6 / (D + g H))``, and ``orthogonal`` makes the H rows of the whole matrix orthonormal, not the block of
+each gate.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers as init
+
+Initializer = Callable[..., jax.Array]
+InitializerLike = str | Initializer
+
+
+def identity(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """Ones on the main diagonal, zeros elsewhere; two-dimensional shapes only."""
+    del key
+    if len(shape) != 2:
+        raise ValueError(f"identity initializer: expected a shape of 2 axes, got {tuple(shape)}")
+    return jnp.eye(*shape, dtype=dtype)
+
+
+def random_uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """Uniform on [-0.05, 0.05), Keras' default range (``jax.nn``'s starts at 0)."""
+    return jax.random.uniform(key, tuple(shape), dtype, -0.05, 0.05)
+
+
+_BY_NAME: dict[str, Initializer] = {
+    "glorot_normal": init.glorot_normal(),
+    "glorot_uniform": init.glorot_uniform(),
+    "he_normal": init.he_normal(),
+    "he_uniform": init.he_uniform(),
+    "identity": identity,
+    "lecun_normal": init.lecun_normal(),
+    "lecun_uniform": init.lecun_uniform(),
+    "normal": init.normal(0.05),
+    "ones": init.ones,
+    "orthogonal": init.orthogonal(),
+    "random_normal": init.normal(0.05),
+    "random_uniform": random_uniform,
+    "truncated_normal": init.truncated_normal(0.05),
+    "uniform": random_uniform,
+    "variance_scaling": init.variance_scaling(1.0, "fan_in", "truncated_normal"),
+    "zeros": init.zeros,
+}
+
+
+def names() -> list[str]:
+    """The known names, in alphabetical order."""
+    return sorted(_BY_NAME)
+
+
+def get(initializer: InitializerLike, argument: str = "initializer") -> Initializer:
+    """The callable that ``initializer`` (a name or a callable) stands for.
+
+    Raises:
+      ValueError: for an unknown name, and
+      TypeError: for anything else; both name ``argument``.
+    """
+    if callable(initializer):
+        return initializer
+    if not isinstance(initializer, str):
+        raise TypeError(f"{argument}: expected a name or a callable, got {initializer!r}")
+    if initializer not in _BY_NAME:
+        raise ValueError(f"{argument}: unknown initializer {initializer!r}; known are {', '.join(names())}")
+    return _BY_NAME[initializer]
+
+
+def unit_forget_bias(bias: Initializer, units: int) -> Initializer:
+    """``bias`` for an LSTM's gates i, c, o and ones for f, the second quarter of ``(4 H,)``.
+
+    Source: Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent Network Architectures"; Keras' LSTMCell.
+    """
+
+    def initialize(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return bias(key, shape, dtype).at[units : 2 * units].set(1)
+
+    return initialize

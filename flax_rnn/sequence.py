@@ -1,0 +1,214 @@
+"""The time loop: one place for masks and lengths, direction, unrolling, initial states and dropout."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import _checks
+from flax_rnn.cell import Carry, Cell, Params, Projected, Step
+from flax_rnn.stacked import StackedRNNCells, layer_key
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class SequenceOptions:
+    """How a layer runs its cell over time: the options of ``rnn`` that are fixed when a layer is built.
+
+    Attributes:
+      return_sequences: whether to return the outputs of all steps ``(B, T, H)`` or that of the last ``(B, H)``.
+      return_state: whether to return ``(outputs, carry)`` in place of ``outputs``.
+      go_backwards: whether to start at the last step. Outputs then come in the order of processing, as in Keras,
+      keep_order: unless this is set: in the order of the inputs.
+      unroll: ``False`` for a loop, ``True`` for none, or how many steps to put into one iteration of it.
+      zero_output_for_mask: whether the outputs of masked steps are zeros, or those of the last step that was not masked
+        (zeros where there was none). The last output ``(B, H)`` is always that of the last step that was not masked.
+      time_major: whether inputs, outputs and mask have the time axis first: ``(T, B, D)``.
+    """
+
+    return_sequences: bool = False
+    return_state: bool = False
+    go_backwards: bool = False
+    keep_order: bool = False
+    unroll: bool | int = False
+    zero_output_for_mask: bool = False
+    time_major: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """These fields as keyword arguments of ``rnn``."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(SequenceOptions)}
+
+
+def rnn(
+    cell: Cell,
+    params: Params,
+    inputs: jax.Array,
+    *,
+    initial_state: Carry = None,
+    mask: jax.Array | None = None,
+    seq_lengths: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
+    return_sequences: bool = False,
+    return_state: bool = False,
+    go_backwards: bool = False,
+    keep_order: bool = False,
+    unroll: bool | int = False,
+    zero_output_for_mask: bool = False,
+    time_major: bool = False,
+) -> Any:
+    """Runs ``cell`` over the time axis of ``inputs``; the options are those of ``SequenceOptions``.
+
+    At a masked step the carry stays as it is, and nothing of the input counts, not even a NaN in it. A sequence without
+    any step left returns its initial carry.
+
+    Args:
+      cell: what to run; a ``StackedRNNCells`` is run layer by layer.
+      params: the weights of ``cell``.
+      inputs: ``(B, T, D)``, or ``(T, B, D)`` where ``time_major``.
+      initial_state: the carry to start from, in the structure that ``return_state`` returns; ``None`` for zeros.
+      mask: booleans ``(B, T)``, or ``(T, B)`` where ``time_major``: which steps count. Any pattern will do.
+      seq_lengths: integers ``(B,)``: how many steps at the start count; in place of ``mask``.
+      dropout_key: the key of the dropout masks when training; ``None`` for no dropout.
+
+    Returns:
+      ``outputs``, ``(B, T, H)`` or ``(B, H)`` in the compute dtype, or ``(outputs, carry)`` where ``return_state``.
+
+    Raises:
+      ValueError: for inputs, masks, lengths or states of the wrong shape or structure, and for sequences without steps.
+      TypeError: for those of the wrong dtype.
+    """
+    inputs = jnp.asarray(inputs)
+    time_axis = 0 if time_major else 1
+    _check_inputs(cell, inputs, time_major)
+    _check_unroll(unroll)
+    x = inputs if time_major else inputs.swapaxes(0, 1)
+    steps_used = _steps_used(mask, seq_lengths, x.shape[0], x.shape[1], time_major)
+    outputs, carry = _run(
+        cell, params, x, initial_state, steps_used, dropout_key,
+        return_sequences=return_sequences, reverse=go_backwards, unroll=unroll, zero=zero_output_for_mask,
+    )  # fmt: skip
+    if return_sequences:
+        if go_backwards and not keep_order:
+            outputs = jnp.flip(outputs, 0)
+        outputs = outputs.swapaxes(0, time_axis)
+    return (outputs, carry) if return_state else outputs
+
+
+def _run(
+    cell: Cell,
+    params: Params,
+    x: jax.Array,
+    initial_state: Carry,
+    mask: jax.Array | None,
+    dropout_key: jax.Array | None,
+    *,
+    return_sequences: bool,
+    reverse: bool,
+    unroll: bool | int,
+    zero: bool,
+    where: str = "initial_state",
+) -> tuple[jax.Array, Carry]:
+    """``rnn`` on time-major ``x`` ``(T, B, D)`` and ``mask`` ``(T, B)``; outputs are in the order of the inputs."""
+    if isinstance(cell, StackedRNNCells):
+        count = len(cell.cells)
+        states = [None] * count if initial_state is None else initial_state
+        if not isinstance(states, tuple | list) or len(states) != count:
+            raise ValueError(f"{where}: expected one state for each of {count} cells, got {_checks.describe(states)}")
+        carries = []
+        for index, layer in enumerate(cell.cells):
+            top = index == count - 1
+            x, carry = _run(
+                layer, params[index], x, states[index], mask,
+                None if dropout_key is None else layer_key(dropout_key, index),
+                return_sequences=return_sequences or not top, reverse=reverse, unroll=unroll,
+                zero=zero if top else True, where=f"{where}[{index}]",
+            )  # fmt: skip
+            carries.append(carry)
+        return x, tuple(carries)
+
+    masks = None if dropout_key is None else cell.dropout_masks(dropout_key, x[0])
+    if mask is not None:
+        # Zeros in place of what is masked: a NaN there would reach the gradients even through a `where` on the carry.
+        x = jnp.where(_expand(mask, x), x, jnp.zeros_like(x))
+    projected = cell.project(params, x, masks)
+    first = jax.tree.map(lambda leaf: leaf[0], projected)
+    carry = cell.initial_carry(params, first)
+    if initial_state is not None:
+        given = _checks.carry_like(where, carry, initial_state)
+        carry = jax.tree.map(lambda zeros, leaf: jnp.asarray(leaf, zeros.dtype), carry, given)
+    step = cell.recurrence(params, first, masks)
+    return _loop(step, carry, projected, first, mask, return_sequences, reverse, unroll, zero)
+
+
+def _loop(
+    step: Step,
+    carry: Carry,
+    projected: Projected,
+    first: Projected,
+    mask: jax.Array | None,
+    return_sequences: bool,
+    reverse: bool,
+    unroll: bool | int,
+    zero: bool,
+) -> tuple[jax.Array, Carry]:
+    """Scans ``step``; besides the carry it holds the last output, where that will be asked for."""
+    # An example of an output; only its shape, dtype and sharding are used, so XLA drops the computation.
+    zeros = jnp.zeros_like(step(carry, first)[1])
+    hold = not return_sequences or (mask is not None and not zero)
+
+    def body(state: tuple[Carry, Any], xs: tuple[Projected, Any]) -> tuple[tuple[Carry, Any], Any]:
+        (carry, held), (projected, used) = state, xs
+        new, output = step(carry, projected)
+        if used is not None:
+            new = jax.tree.map(lambda n, o: jnp.where(_expand(used, n), n, o), new, carry)
+            output = jnp.where(_expand(used, output), output, held if hold else zeros)
+        return (new, output if hold else None), output if return_sequences else None
+
+    state = (carry, zeros if hold else None)
+    (carry, last), outputs = jax.lax.scan(body, state, (projected, mask), reverse=reverse, unroll=unroll or 1)
+    return (outputs if return_sequences else last), carry
+
+
+def _expand(mask: jax.Array, like: jax.Array) -> jax.Array:
+    """``mask`` with trailing axes of size 1, to select rows of ``like``."""
+    return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
+
+
+def _check_inputs(cell: Cell, inputs: jax.Array, time_major: bool) -> None:
+    axes = "(T, B, ...)" if time_major else "(B, T, ...)"
+    if inputs.ndim != 2 + cell.num_feature_axes:
+        expected = axes.replace("...", "D") if cell.num_feature_axes == 1 else axes
+        raise ValueError(
+            f"inputs: expected {2 + cell.num_feature_axes} axes {expected}, got shape {inputs.shape} "
+            f"of {inputs.ndim} axes"
+        )
+    if inputs.shape[0 if time_major else 1] == 0:
+        raise ValueError(f"inputs: expected at least one time step, got shape {inputs.shape} with axes {axes}")
+
+
+def _check_unroll(unroll: bool | int) -> None:
+    if not isinstance(unroll, bool):
+        _checks.positive_int("unroll", unroll)
+
+
+def _steps_used(mask: Any, seq_lengths: Any, steps: int, batch: int, time_major: bool) -> jax.Array | None:
+    """The mask ``(T, B)`` that ``mask`` or ``seq_lengths`` stand for, or ``None``."""
+    if mask is not None and seq_lengths is not None:
+        raise ValueError("mask, seq_lengths: expected at most one of them, got both")
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        if mask.dtype != jnp.bool_:
+            raise TypeError(f"mask: expected booleans, got dtype {mask.dtype}")
+        expected = (steps, batch) if time_major else (batch, steps)
+        if mask.shape != expected:
+            axes = "(T, B)" if time_major else "(B, T)"
+            raise ValueError(f"mask: expected shape {axes} = {expected}, got {mask.shape}")
+        return mask if time_major else mask.swapaxes(0, 1)
+    if seq_lengths is not None:
+        seq_lengths = jnp.asarray(seq_lengths)
+        if not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
+            raise TypeError(f"seq_lengths: expected integers, got dtype {seq_lengths.dtype}")
+        if seq_lengths.shape != (batch,):
+            raise ValueError(f"seq_lengths: expected shape (B,) = {(batch,)}, got {seq_lengths.shape}")
+        return jnp.arange(steps, dtype=seq_lengths.dtype)[:, None] < seq_lengths
+    return None
