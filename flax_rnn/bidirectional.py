@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn.cell import Carry, Cell, Params
-from flax_rnn.sequence import rnn
+from flax_rnn.sequence import SequenceOptions, rnn
 
 MERGE_MODES = ("concat", "sum", "ave", "mul", None)
 
@@ -15,6 +15,19 @@ def check_merge_mode(merge_mode: str | None) -> None:
     """Raises ``ValueError`` unless ``merge_mode`` is one of ``MERGE_MODES``."""
     if merge_mode not in MERGE_MODES:
         raise ValueError(f"merge_mode: expected one of {MERGE_MODES}, got {merge_mode!r}")
+
+
+def check_directions(forward: SequenceOptions, backward: SequenceOptions) -> None:
+    """Raises ``ValueError`` unless the two layers can be merged: equal options, opposite directions."""
+    for name in ("return_sequences", "return_state", "time_major"):
+        ours, theirs = getattr(forward, name), getattr(backward, name)
+        if ours != theirs:
+            raise ValueError(f"backward_layer: expected {name}={ours!r} as in the forward layer, got {theirs!r}")
+    if forward.go_backwards == backward.go_backwards:
+        raise ValueError(
+            f"backward_layer: expected go_backwards={not forward.go_backwards!r}, opposite to the forward layer, "
+            f"got {backward.go_backwards!r}"
+        )
 
 
 def merge(forward: jax.Array, backward: jax.Array, merge_mode: str | None) -> Any:

@@ -34,6 +34,7 @@ class Cell(Protocol):
     Attributes:
       num_feature_axes: how many trailing axes of the inputs are not batch or time; 1 for dense cells.
       output_size: the size of the last axis of the output.
+      has_dropout: whether training needs a key.
     """
 
     @property
@@ -43,6 +44,11 @@ class Cell(Protocol):
 
     @property
     def output_size(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def has_dropout(self) -> bool:
         """See above."""
         ...
 
@@ -84,7 +90,7 @@ def apply_cell(
 
 
 def zero_carry(cell: Cell, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Carry:
-    """The zero carry for inputs of ``input_shape`` ``(B, D)`` and ``dtype``, where there are no inputs at hand yet."""
+    """The zero carry for inputs of ``input_shape`` ``(..., D)`` and ``dtype``, where there are none at hand yet."""
 
     def build(key: jax.Array, inputs: jax.Array) -> Carry:
         params = cell.init_params(key, input_shape[-1])

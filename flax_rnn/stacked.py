@@ -1,6 +1,7 @@
 """Several cells as one."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ class StackedRNNCells:
     Source: ``keras.layers.StackedRNNCells``.
     """
 
-    cells: tuple[Cell, ...]
+    cells: Sequence[Cell]
 
     def __post_init__(self) -> None:
         self.cells = tuple(self.cells)
@@ -49,7 +50,7 @@ class StackedRNNCells:
     @property
     def has_dropout(self) -> bool:
         """Whether training needs a key."""
-        return any(getattr(cell, "has_dropout", False) for cell in self.cells)
+        return any(cell.has_dropout for cell in self.cells)
 
     def input_sizes(self, in_features: int) -> list[int]:
         """How many features each cell receives."""
