@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,11 @@ class DenseCell:
 
     def __post_init__(self) -> None:
         self.validate()
+
+    @classmethod
+    def of(cls, source: Any) -> Self:
+        """The cell whose hyper-parameters are the attributes of the same names of ``source``."""
+        return cls(**{field.name: getattr(source, field.name) for field in dataclasses.fields(cls)})
 
     def validate(self) -> None:
         """Raises ``ValueError`` or ``TypeError`` for hyper-parameters that make no sense, naming them."""

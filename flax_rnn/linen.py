@@ -26,21 +26,12 @@ class _Cell(nn.RNNCellBase):
 
     deterministic: bool = dataclasses.field(default=True, kw_only=True)
 
-    def __post_init__(self) -> None:
-        self.validate()
-        super().__post_init__()
-
     @property
     def core(self) -> Cell:
-        """This module as the core sees it."""
-        return self  # pyright: ignore[reportReturnType]
-
-    @nn.nowrap
-    def validate(self) -> None:
-        """Checks the arguments."""
+        """The cell of the core that this module declares weights for."""
         raise NotImplementedError
 
-    @nn.nowrap
+    @property
     def weight_dtype(self) -> Any:
         """Dtype of the weights, and of the carry before there are inputs."""
         raise NotImplementedError
@@ -61,28 +52,32 @@ class _Cell(nn.RNNCellBase):
 
     def __call__(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """One step, ``(carry, inputs (..., D)) -> (carry, output (..., H))``; dropout masks are drawn anew."""
-        weights = self.weights(inputs.shape[-1])
-        key = self.dropout_key()
-        masks = None if key is None else self.core.dropout_masks(key, inputs)
-        return apply_cell(self.core, weights, carry, inputs, masks)
+        core, weights, key = self.core, self.weights(inputs.shape[-1]), self.dropout_key()
+        masks = None if key is None else core.dropout_masks(key, inputs)
+        return apply_cell(core, weights, carry, inputs, masks)
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
         """The zero carry for inputs of ``input_shape`` ``(..., D)``."""
         del rng
-        return zero_carry(self.core, input_shape, self.weight_dtype())
+        return zero_carry(self.core, input_shape, self.weight_dtype)
 
 
 class _DenseCell(_Cell, dense.DenseCell):
     """Base of the cells that own their weights."""
 
+    core_type: ClassVar[type[dense.DenseCell]]
     num_feature_axes: ClassVar[int] = 1  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    @nn.nowrap
-    def validate(self) -> None:
-        super(_Cell, self).validate()  # pyright: ignore[reportAttributeAccessIssue]
+    def __post_init__(self) -> None:
+        self.validate()
+        super().__post_init__()
 
-    @nn.nowrap
+    @property
+    def core(self) -> Any:
+        return self.core_type.of(self)
+
+    @property
     def weight_dtype(self) -> Any:
         return self.param_dtype
 
@@ -91,42 +86,60 @@ class _DenseCell(_Cell, dense.DenseCell):
         if self.has_variable("params", "kernel"):
             # Inputs that do not fit are left to the core, whose error says so.
             in_features = nn.unbox(self.get_variable("params", "kernel")).shape[0]
-        specs = self.param_specs(in_features).items()
+        specs = self.core.param_specs(in_features).items()
         return {name: self.param(name, initialize, shape, self.param_dtype) for name, (initialize, shape) in specs}
 
 
 class SimpleRNNCell(_DenseCell, cells.SimpleRNNCell):
     """``flax_rnn.SimpleRNNCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
+    core_type: ClassVar[type[dense.DenseCell]] = cells.SimpleRNNCell
+
 
 class LSTMCell(_DenseCell, cells.LSTMCell):
     """``flax_rnn.LSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[dense.DenseCell]] = cells.LSTMCell
 
 
 class GRUCell(_DenseCell, cells.GRUCell):
     """``flax_rnn.GRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
+    core_type: ClassVar[type[dense.DenseCell]] = cells.GRUCell
 
-class StackedRNNCells(_Cell, stacked.StackedRNNCells):
-    """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
-    cells: Sequence[_Cell]  # pyright: ignore[reportIncompatibleVariableOverride]
+class StackedRNNCells(_Cell):
+    """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
 
-    num_feature_axes = stacked.StackedRNNCells.num_feature_axes  # pyright: ignore[reportAssignmentType]
+    Its own ``deterministic`` holds for all of ``cells``.
+    """
 
-    @nn.nowrap
-    def validate(self) -> None:
+    cells: Sequence[_Cell]  # pyright: ignore[reportGeneralTypeIssues]
+
+    def __post_init__(self) -> None:
+        for index, cell in enumerate(self.cells):
+            _check_cell(f"cells[{index}]", cell)
+        stacked.StackedRNNCells(tuple(cell.core for cell in self.cells))
+        super().__post_init__()
+
+    @property
+    def num_feature_axes(self) -> int:
+        """That of the cell at the bottom."""
+        return self.core.num_feature_axes
+
+    @property
+    def core(self) -> Any:
         """As for every cell."""
-        super(_Cell, self).validate()  # pyright: ignore[reportAttributeAccessIssue]
+        return stacked.StackedRNNCells(tuple(cell.core for cell in self.cells))
 
-    @nn.nowrap
+    @property
     def weight_dtype(self) -> Any:
         """As for every cell."""
-        return jnp.result_type(*(cell.weight_dtype() for cell in self.cells))
+        return jnp.result_type(*(cell.weight_dtype for cell in self.cells))
 
     def weights(self, in_features: int) -> Params:
         """As for every cell: a tuple of theirs."""
-        sizes = self.input_sizes(in_features)
+        sizes = self.core.input_sizes(in_features)
         return tuple(cell.weights(size) for cell, size in zip(self.cells, sizes, strict=True))
 
     @nn.nowrap
@@ -172,7 +185,7 @@ class _Layer(nn.Module, SequenceOptions):
             mask=mask,
             seq_lengths=seq_lengths,
             dropout_key=self.dropout_key(training),
-            **self.options(),
+            **self.options,
         )
 
 
@@ -188,10 +201,8 @@ class RNN(_Layer):
 
     def __post_init__(self) -> None:
         if isinstance(self.cell, list | tuple):
-            self.cell = StackedRNNCells(tuple(self.cell), parent=None)
-        if not isinstance(self.cell, _Cell):
-            got = type(self.cell).__name__
-            raise TypeError(f"cell: expected a cell of flax_rnn.linen, or a list of them, got {got}")
+            self.cell = StackedRNNCells(cells=tuple(self.cell), parent=None)
+        _check_cell("cell", self.cell)
         super().__post_init__()
 
     @nn.nowrap
@@ -251,8 +262,9 @@ class Bidirectional(nn.Module):
 
     def __post_init__(self) -> None:
         check_merge_mode(self.merge_mode)
-        if not isinstance(self.layer, _Layer):
-            raise TypeError(f"layer: expected a layer of flax_rnn.linen, got {type(self.layer).__name__}")
+        for name, value in (("layer", self.layer), ("backward_layer", self.backward_layer or self.layer)):
+            if not isinstance(value, _Layer):
+                raise TypeError(f"{name}: expected a layer of flax_rnn.linen, got {type(value).__name__}")
         if self.backward_layer is None:
             self.backward_layer = self.layer.fresh(go_backwards=not self.layer.go_backwards)
         check_directions(self.layer, self.backward_layer)
@@ -284,5 +296,10 @@ class Bidirectional(nn.Module):
             mask=mask,
             seq_lengths=seq_lengths,
             dropout_key=backward.dropout_key(training) if key is None else key,
-            **forward.options(),
+            **forward.options,
         )
+
+
+def _check_cell(argument: str, value: Any) -> None:
+    if not isinstance(value, _Cell):
+        raise TypeError(f"{argument}: expected a cell of flax_rnn.linen, or a list of them, got {type(value).__name__}")

@@ -2,7 +2,7 @@
 
 Classes take Keras' arguments, after the number of input features and with ``rngs``, as NNX has it:
 ``LSTM(64, 128, return_sequences=True, rngs=nnx.Rngs(0))``. Weights are ``nnx.Param`` under Keras' names. There is no
-mathematics here: a module holds weights and a stream of keys, and hands both to the core.
+mathematics here: a module holds weights and a stream of keys, and hands both to its cell of the core.
 
 As with ``nnx.Dropout``, dropout is active until ``model.eval()``, ``deterministic=True`` or ``training=False`` says
 otherwise, and its keys come from the ``dropout`` stream (or the default one) of the ``rngs`` at construction.
@@ -10,7 +10,7 @@ otherwise, and its keys come from the ``dropout`` stream (or the default one) of
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from flax_rnn.sequence import SequenceOptions, rnn
 RngSource = nnx.Rngs | nnx.RngStream | jax.Array
 """Where a dropout key may come from: ``Rngs`` with a ``dropout`` or default stream, a stream, or a key itself."""
 
+# What a call needs is in properties and private methods: nnx.tabulate takes public methods to be traceable.
+
 
 class _Cell(nnx.Module):
     """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.nnx.RNN`` calls it."""
@@ -36,25 +38,27 @@ class _Cell(nnx.Module):
 
     @property
     def core(self) -> Cell:
-        """This module as the core sees it."""
-        return self  # pyright: ignore[reportReturnType]
+        """The cell of the core that this module holds weights for."""
+        raise NotImplementedError
 
-    def weights(self) -> Params:
+    @property
+    def params(self) -> Params:
         """The weights as the core takes them."""
         raise NotImplementedError
 
-    def fresh(self, rngs: nnx.Rngs) -> Self:
+    @property
+    def _stream(self) -> nnx.RngStream | None:
+        """Where dropout keys come from; ``None`` for a cell without dropout."""
+        raise NotImplementedError
+
+    def _fresh(self, rngs: nnx.Rngs) -> Self:
         """A cell with the same arguments and new weights."""
         raise NotImplementedError
 
-    def dropout_stream(self) -> nnx.RngStream | None:
-        """The stream of dropout keys, or ``None`` for a cell without dropout."""
-        raise NotImplementedError
-
-    def dropout_key(self, training: bool | None = None, rngs: RngSource | None = None) -> jax.Array | None:
+    def _dropout_key(self, training: bool | None = None, rngs: RngSource | None = None) -> jax.Array | None:
         """A key from ``rngs``, or else from the cell's own stream; ``None`` where dropout is not active."""
-        stream = self.dropout_stream()
-        if stream is None or not (not self.deterministic if training is None else training):
+        stream = self._stream
+        if stream is None or not _is_training(self, training):
             return None
         source = stream if rngs is None else rngs
         source = source.dropout if isinstance(source, nnx.Rngs) else source
@@ -62,9 +66,9 @@ class _Cell(nnx.Module):
 
     def __call__(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """One step, ``(carry, inputs (..., D)) -> (carry, output (..., H))``; dropout masks are drawn anew."""
-        key = self.dropout_key()
-        masks = None if key is None else self.core.dropout_masks(key, inputs)
-        return apply_cell(self.core, self.weights(), carry, inputs, masks)
+        core, key = self.core, self._dropout_key()
+        masks = None if key is None else core.dropout_masks(key, inputs)
+        return apply_cell(core, self.params, carry, inputs, masks)
 
     def initialize_carry(
         self,
@@ -73,7 +77,7 @@ class _Cell(nnx.Module):
         carry_init: Callable[..., jax.Array] | None = None,
     ) -> Carry:
         """The carry for inputs of ``input_shape`` ``(..., D)``: zeros, or ``carry_init`` with keys from ``rngs``."""
-        carry = zero_carry(self.core, input_shape, jnp.result_type(*jax.tree.leaves(self.weights())))
+        carry = zero_carry(self.core, input_shape, jnp.result_type(*jax.tree.leaves(self.params)))
         if carry_init is None:
             return carry
         if rngs is None:
@@ -93,63 +97,90 @@ class _InFeatures:
 class _DenseCell(_Cell, dense.DenseCell, _InFeatures):
     """Base of the cells that own their weights."""
 
+    core_type: ClassVar[type[dense.DenseCell]]
+
     _: dataclasses.KW_ONLY
     rngs: dataclasses.InitVar[nnx.Rngs]
     deterministic: bool = False
 
     def __post_init__(self, rngs: nnx.Rngs) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.validate()
-        for name, value in self.init_params(rngs.params(), self.in_features).items():
+        core = self.core
+        for name, value in core.init_params(rngs.params(), self.in_features).items():
             setattr(self, name, nnx.Param(value))
-        self.stream = rngs.dropout.fork() if self.has_dropout else None
+        self.dropout_stream = rngs.dropout.fork() if core.has_dropout else None
 
-    def weights(self) -> Params:
-        return {name: getattr(self, name)[...] for name in self.param_specs(self.in_features)}
+    @property
+    def core(self) -> Any:
+        return self.core_type.of(self)
 
-    def fresh(self, rngs: nnx.Rngs) -> Self:
+    @property
+    def params(self) -> Params:
+        return {name: getattr(self, name)[...] for name in self.core.param_specs(self.in_features)}
+
+    @property
+    def _stream(self) -> nnx.RngStream | None:
+        return self.dropout_stream
+
+    def _fresh(self, rngs: nnx.Rngs) -> Self:
         return type(self)(**_arguments(self), rngs=rngs)
-
-    def dropout_stream(self) -> nnx.RngStream | None:
-        return self.stream
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class SimpleRNNCell(_DenseCell, cells.SimpleRNNCell):
     """``flax_rnn.SimpleRNNCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
+    core_type = cells.SimpleRNNCell
+
 
 @dataclasses.dataclass(eq=False, repr=False)
 class LSTMCell(_DenseCell, cells.LSTMCell):
     """``flax_rnn.LSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type = cells.LSTMCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class GRUCell(_DenseCell, cells.GRUCell):
     """``flax_rnn.GRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
+    core_type = cells.GRUCell
 
-class StackedRNNCells(_Cell, stacked.StackedRNNCells):
-    """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
-    cells: nnx.List[_Cell]  # pyright: ignore[reportIncompatibleVariableOverride]
+class StackedRNNCells(_Cell):
+    """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
+
+    Its own ``deterministic`` holds for all of ``cells``.
+    """
 
     def __init__(self, cells: Sequence[_Cell], *, deterministic: bool = False):
         self.cells = nnx.List(cells)
         self.deterministic = deterministic
-        self.validate()
+        for index, cell in enumerate(cells):
+            _check_cell(f"cells[{index}]", cell)
+        stacked.StackedRNNCells(tuple(cell.core for cell in cells))
 
-    def weights(self) -> Params:
-        """As for every cell: a tuple of theirs."""
-        return tuple(cell.weights() for cell in self.cells)
+    @property
+    def num_feature_axes(self) -> int:
+        """That of the cell at the bottom."""
+        return self.core.num_feature_axes
 
-    def fresh(self, rngs: nnx.Rngs) -> Self:
+    @property
+    def core(self) -> Cell:
         """As for every cell."""
-        return type(self)([cell.fresh(rngs) for cell in self.cells], deterministic=self.deterministic)
+        return stacked.StackedRNNCells(tuple(cell.core for cell in self.cells))
 
-    def dropout_stream(self) -> nnx.RngStream | None:
-        """That of the first cell that has one; each cell of the stack gets a key of its own from the one drawn."""
-        streams = (cell.dropout_stream() for cell in self.cells)
+    @property
+    def params(self) -> Params:
+        """As for every cell: a tuple of theirs."""
+        return tuple(cell.params for cell in self.cells)
+
+    @property
+    def _stream(self) -> nnx.RngStream | None:
+        streams = (cell._stream for cell in self.cells)
         return next((stream for stream in streams if stream is not None), None)
+
+    def _fresh(self, rngs: nnx.Rngs) -> Self:
+        return type(self)([cell._fresh(rngs) for cell in self.cells], deterministic=self.deterministic)
 
 
 class _Layer(nnx.Module, SequenceOptions):
@@ -161,13 +192,13 @@ class _Layer(nnx.Module, SequenceOptions):
     __eq__ = object.__eq__  # pyright: ignore[reportAssignmentType]
     __hash__ = object.__hash__
 
-    def fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
+    def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
         """A layer with the same arguments, but for ``changes``, and new weights."""
         raise NotImplementedError
 
-    def is_training(self, training: bool | None) -> bool:
-        """Whether dropout is active in a call."""
-        return not self.deterministic if training is None else training
+    def _dropout_key(self, training: bool | None, rngs: RngSource | None) -> jax.Array | None:
+        """The key for one call; ``None`` where dropout is not active."""
+        return self.cell._dropout_key(_is_training(self, training), rngs)
 
     def __call__(
         self,
@@ -188,13 +219,13 @@ class _Layer(nnx.Module, SequenceOptions):
         """
         return rnn(
             self.cell.core,
-            self.cell.weights(),
+            self.cell.params,
             inputs,
             initial_state=initial_state,
             mask=mask,
             seq_lengths=seq_lengths,
-            dropout_key=self.cell.dropout_key(self.is_training(training), rngs),
-            **self.options(),
+            dropout_key=self._dropout_key(training, rngs),
+            **self.options,
         )
 
 
@@ -210,52 +241,49 @@ class RNN(_Layer):
         SequenceOptions.__init__(self, **options)
         if isinstance(cell, list | tuple):
             cell = StackedRNNCells(cell, deterministic=deterministic)
-        if not isinstance(cell, _Cell):
-            raise TypeError(f"cell: expected a cell of flax_rnn.nnx, or a list of them, got {type(cell).__name__}")
-        self.cell = cell
+        _check_cell("cell", cell)
+        self.cell: Any = cell
         self.deterministic = deterministic
 
-    def fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
-        """As for every layer."""
-        options = self.options() | {"deterministic": self.deterministic} | changes
-        return type(self)(self.cell.fresh(rngs), **options)
+    def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
+        options = self.options | {"deterministic": self.deterministic} | changes
+        return type(self)(self.cell._fresh(rngs), **options)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class _DenseLayer(_Layer, dense.DenseCell, _InFeatures):
     """Base of the layers that are one cell over time, with the arguments of both."""
 
-    cell_type = _DenseCell
+    cell_type: ClassVar[type[_DenseCell]]
 
     _: dataclasses.KW_ONLY
     rngs: dataclasses.InitVar[nnx.Rngs]
     deterministic: bool = False
 
     def __post_init__(self, rngs: nnx.Rngs) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        arguments = {name: getattr(self, name) for name in _argument_names(self.cell_type)}
-        self.cell = self.cell_type(**arguments, rngs=rngs)
+        self.cell = self.cell_type(**_arguments(self, self.cell_type), rngs=rngs)
 
-    def fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
+    def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
         return type(self)(**_arguments(self) | changes, rngs=rngs)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class SimpleRNN(_DenseLayer, cells.SimpleRNNCell):
-    """``SimpleRNNCell`` over time: a layer with the arguments of ``flax_rnn.SequenceOptions`` and of the cell."""
+    """``SimpleRNNCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
 
     cell_type = SimpleRNNCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class LSTM(_DenseLayer, cells.LSTMCell):
-    """``LSTMCell`` over time: a layer with the arguments of ``flax_rnn.SequenceOptions`` and of the cell."""
+    """``LSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
 
     cell_type = LSTMCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class GRU(_DenseLayer, cells.GRUCell):
-    """``GRUCell`` over time: a layer with the arguments of ``flax_rnn.SequenceOptions`` and of the cell."""
+    """``GRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
 
     cell_type = GRUCell
 
@@ -281,10 +309,13 @@ class Bidirectional(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ):
         check_merge_mode(merge_mode)
+        for name, value in (("layer", layer), ("backward_layer", backward_layer or layer)):
+            if not isinstance(value, _Layer):
+                raise TypeError(f"{name}: expected a layer of flax_rnn.nnx, got {type(value).__name__}")
         if backward_layer is None:
             if rngs is None:
                 raise ValueError("rngs: expected nnx.Rngs for the weights of the backward layer, got None")
-            backward_layer = layer.fresh(rngs, go_backwards=not layer.go_backwards)
+            backward_layer = layer._fresh(rngs, go_backwards=not layer.go_backwards)
         check_directions(layer, backward_layer)
         self.forward_layer = layer
         self.backward_layer = backward_layer
@@ -301,26 +332,30 @@ class Bidirectional(nnx.Module):
         rngs: RngSource | None = None,
     ) -> Any:
         """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
-        layers = self.forward_layer, self.backward_layer
-        keys = (layer.cell.dropout_key(layer.is_training(training), rngs) for layer in layers)
-        dropout_key = next((key for key in keys if key is not None), None)
+        forward, backward = self.forward_layer, self.backward_layer
+        key = forward._dropout_key(training, rngs)
         return bidirectional(
-            (layers[0].cell.core, layers[1].cell.core),
-            (layers[0].cell.weights(), layers[1].cell.weights()),
+            (forward.cell.core, backward.cell.core),
+            (forward.cell.params, backward.cell.params),
             inputs,
             merge_mode=self.merge_mode,
             initial_state=initial_state,
             mask=mask,
             seq_lengths=seq_lengths,
-            dropout_key=dropout_key,
-            **self.forward_layer.options(),
+            dropout_key=backward._dropout_key(training, rngs) if key is None else key,
+            **forward.options,
         )
 
 
-def _argument_names(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls) if field.init]
+def _is_training(module: _Cell | _Layer, training: bool | None) -> bool:
+    return not module.deterministic if training is None else training
 
 
-def _arguments(module: Any) -> dict[str, Any]:
-    """What ``module`` was constructed with, besides ``rngs``."""
-    return {name: getattr(module, name) for name in _argument_names(type(module))}
+def _check_cell(argument: str, value: Any) -> None:
+    if not isinstance(value, _Cell):
+        raise TypeError(f"{argument}: expected a cell of flax_rnn.nnx, or a list of them, got {type(value).__name__}")
+
+
+def _arguments(module: Any, cls: type | None = None) -> dict[str, Any]:
+    """The attributes of ``module`` that are arguments of ``cls`` (its own class by default), but for ``rngs``."""
+    return {field.name: getattr(module, field.name) for field in dataclasses.fields(cls or type(module)) if field.init}

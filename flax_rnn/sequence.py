@@ -34,6 +34,7 @@ class SequenceOptions:
     zero_output_for_mask: bool = False
     time_major: bool = False
 
+    @property
     def options(self) -> dict[str, Any]:
         """These fields as keyword arguments of ``rnn``."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(SequenceOptions)}
