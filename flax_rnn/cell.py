@@ -4,7 +4,6 @@ A cell holds hyper-parameters only. Weights, carries and dropout masks are value
 be scanned, jitted, differentiated and shared between Flax's APIs unchanged.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -24,8 +23,29 @@ Projected = Any
 Masks = Any
 """A ``DropoutMasks``, or a tuple of them for a stack; ``None`` where nothing is dropped."""
 
-Step = Callable[[Carry, Projected], tuple[Carry, jax.Array]]
-"""``(carry, projected inputs of one step) -> (new carry, output)``."""
+Weights = Any
+"""What ``prepare`` makes of the weights: a pytree of arrays that a step uses as they are."""
+
+
+class Affine(Protocol):
+    """``(operand (B, N), kernel (N, M), addend) -> operand @ kernel + addend``, summed in the dtype of ``addend``.
+
+    A step calls the one it is given for its products with the carry. The loop thereby sees them: it keeps their
+    results for the backward pass, and hands them back in place of computing them again.
+    """
+
+    def __call__(
+        self, operand: jax.Array, kernel: jax.Array, addend: jax.Array, precision: jax.lax.PrecisionLike = None
+    ) -> jax.Array:
+        """See above."""
+        ...
+
+
+def affine(
+    operand: jax.Array, kernel: jax.Array, addend: jax.Array, precision: jax.lax.PrecisionLike = None
+) -> jax.Array:
+    """The plain ``Affine``."""
+    return jnp.dot(operand, kernel, precision=precision, preferred_element_type=addend.dtype) + addend
 
 
 class Cell(Protocol):
@@ -68,11 +88,17 @@ class Cell(Protocol):
         """The zero carry for one step of projected inputs, with their batch axes, dtype and sharding."""
         ...
 
-    def recurrence(self, params: Params, projected: Projected, masks: Masks = None) -> Step:
-        """The step as a function of the carry; ``projected`` is an example of its second argument.
+    def prepare(self, params: Params, projected: Projected, masks: Masks = None) -> Weights:
+        """Whatever a step needs and does not change from step to step, such as casts and splits of the weights.
 
-        Whatever does not change from step to step (casts, splits of the weights) is done here, outside the loop.
+        ``projected`` is an example of a step's projected inputs.
         """
+        ...
+
+    def step(
+        self, weights: Weights, carry: Carry, projected: Projected, affine: Affine = affine
+    ) -> tuple[Carry, jax.Array]:
+        """One step, ``(prepared weights, carry, projected inputs) -> (new carry of the same dtypes, output)``."""
         ...
 
 
@@ -86,7 +112,7 @@ def apply_cell(
     """
     projected = cell.project(params, jnp.asarray(inputs), masks)
     carry = _checks.carry_like("carry", cell.initial_carry(params, projected), carry)
-    return cell.recurrence(params, projected, masks)(carry, projected)
+    return cell.step(cell.prepare(params, projected, masks), carry, projected)
 
 
 def zero_carry(cell: Cell, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Carry:

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import activations, initializers
-from flax_rnn.cell import Params, Step
-from flax_rnn.dense import DenseCell, accumulation_dtype
-from flax_rnn.dropout import DropoutMasks
+from flax_rnn.cell import Affine, Params, affine
+from flax_rnn.dense import DenseCell, Dtype, RecurrentWeights, accumulation_dtype
 
 
 class LSTMCarry(NamedTuple):
@@ -40,17 +39,13 @@ class SimpleRNNCell(DenseCell):
         del params
         return jnp.zeros_like(projected[0])
 
-    def recurrence(self, params: Params, projected: tuple[jax.Array, ...], masks: DropoutMasks | None = None) -> Step:
-        """The equation above as a function ``(h, projected) -> (h', h')``."""
-        activation = activations.get(self.activation)
-        (product,) = self._recurrent_products(params, projected, masks)
-
-        def step(h: jax.Array, projected: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-            (x,) = projected
-            new = activation(x.astype(accumulation_dtype(x.dtype)) + product(h))
-            return new.astype(h.dtype), new.astype(x.dtype)
-
-        return step
+    def step(
+        self, weights: RecurrentWeights, carry: jax.Array, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[jax.Array, jax.Array]:
+        """The equation above: ``(h, projected) -> (h', h')``."""
+        (x,) = projected
+        h = activations.get(self.activation)(self._recur(weights, 0, carry, x, affine))
+        return h.astype(carry.dtype), h.astype(x.dtype)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -91,20 +86,15 @@ class LSTMCell(DenseCell):
         h = jnp.zeros_like(projected[0])
         return LSTMCarry(h, h.astype(accumulation_dtype(h.dtype)))
 
-    def recurrence(self, params: Params, projected: tuple[jax.Array, ...], masks: DropoutMasks | None = None) -> Step:
-        """The equations above as a function ``(LSTMCarry, projected) -> (LSTMCarry, h')``."""
-        activation = activations.get(self.activation)
-        gate = activations.get(self.recurrent_activation)
-        products = self._recurrent_products(params, projected, masks)
-
-        def step(carry: LSTMCarry, projected: tuple[jax.Array, ...]) -> tuple[LSTMCarry, jax.Array]:
-            dtype = accumulation_dtype(projected[0].dtype)
-            i, f, g, o = (x.astype(dtype) + product(carry.h) for x, product in zip(projected, products, strict=True))
-            c = gate(f) * carry.c.astype(dtype) + gate(i) * activation(g)
-            h = gate(o) * activation(c)
-            return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
-
-        return step
+    def step(
+        self, weights: RecurrentWeights, carry: LSTMCarry, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[LSTMCarry, jax.Array]:
+        """The equations above: ``(LSTMCarry(h, c), projected) -> (LSTMCarry(h', c'), h')``."""
+        activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
+        i, f, g, o = (self._recur(weights, k, carry.h, x, affine) for k, x in enumerate(projected))
+        c = gate(f) * carry.c.astype(f.dtype) + gate(i) * activation(g)
+        h = gate(o) * activation(c)
+        return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
 
     def _bias_initializer(self) -> initializers.Initializer:
         bias = initializers.get(self.bias_initializer)
@@ -154,33 +144,30 @@ class GRUCell(DenseCell):
         del params
         return jnp.zeros_like(projected[0], dtype=accumulation_dtype(projected[0].dtype))
 
-    def recurrence(self, params: Params, projected: tuple[jax.Array, ...], masks: DropoutMasks | None = None) -> Step:
-        """The equations above as a function ``(h, projected) -> (h', h')``."""
-        activation = activations.get(self.activation)
-        gate = activations.get(self.recurrent_activation)
-        product_z, product_r, product_n = self._recurrent_products(params, projected, masks)
-        dtype = accumulation_dtype(projected[0].dtype)
-        reset_bias = None
-        if self.use_bias and self.reset_after:
-            reset_bias = self.split_gates(params["bias"][1].astype(dtype))[2]
-
-        def step(carry: jax.Array, projected: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-            x_z, x_r, x_n = (x.astype(dtype) for x in projected)
-            h = carry.astype(dtype)
-            z = gate(x_z + product_z(h))
-            r = gate(x_r + product_r(h))
-            if self.reset_after:
-                recurrent = product_n(h)
-                recurrent = r * (recurrent if reset_bias is None else recurrent + reset_bias)
-            else:
-                recurrent = product_n(r * h)
-            h = z * h + (1 - z) * activation(x_n + recurrent)
-            return h.astype(carry.dtype), h.astype(projected[0].dtype)
-
-        return step
+    def step(
+        self, weights: RecurrentWeights, carry: jax.Array, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[jax.Array, jax.Array]:
+        """The equations above: ``(h, projected) -> (h', h')``."""
+        activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
+        x_z, x_r, x_n = projected
+        z = gate(self._recur(weights, 0, carry, x_z, affine))
+        r = gate(self._recur(weights, 1, carry, x_r, affine))
+        h = carry.astype(z.dtype)
+        if self.reset_after:
+            bias = jnp.zeros((), z.dtype) if weights.bias is None else weights.bias
+            n = activation(x_n.astype(z.dtype) + r * self._recur(weights, 2, h, bias, affine))
+        else:
+            n = activation(self._recur(weights, 2, r * h, x_n, affine))
+        h = z * h + (1 - z) * n
+        return h.astype(carry.dtype), h.astype(x_z.dtype)
 
     def _projected_bias(self, bias: jax.Array) -> jax.Array:
         if not self.reset_after:
             return bias
         # Only the recurrent bias of n stays in the loop, behind the reset gate.
-        return bias[0] + bias[1].at[2 * self.units :].set(0)
+        return bias[0] + jnp.asarray(bias[1]).at[2 * self.units :].set(0)
+
+    def _recurrent_bias(self, params: Params, dtype: Dtype) -> jax.Array | None:
+        if not (self.use_bias and self.reset_after):
+            return None
+        return self.split_gates(params["bias"][1].astype(dtype))[2]

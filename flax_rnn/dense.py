@@ -1,14 +1,14 @@
 """The common part of the dense cells: hyper-parameters, weights, and the two matrix products of a step."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
 from flax_rnn import _checks, activations, initializers
-from flax_rnn.cell import Params
+from flax_rnn.cell import Affine, Params
 from flax_rnn.dropout import DropoutMasks, draw_masks
 
 Dtype = Any
@@ -17,6 +17,14 @@ Dtype = Any
 def accumulation_dtype(dtype: Dtype) -> Dtype:
     """The dtype of sums and of state that is integrated over time: at least float32."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+class RecurrentWeights(NamedTuple):
+    """The prepared weights of a dense cell: of each gate the block of ``recurrent_kernel`` and the dropout mask."""
+
+    kernels: tuple[jax.Array, ...]
+    masks: tuple[jax.Array, ...] | None
+    bias: jax.Array | None
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -42,7 +50,6 @@ class DenseCell:
     """
 
     num_gates: ClassVar[int] = 1
-    num_feature_axes: ClassVar[int] = 1
 
     units: int
     activation: activations.Activation = "tanh"
@@ -73,6 +80,11 @@ class DenseCell:
         activations.get(self.activation)
         for name in ("kernel_initializer", "recurrent_initializer", "bias_initializer"):
             initializers.get(getattr(self, name), name)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """1: the features are the last axis."""
+        return 1
 
     @property
     def output_size(self) -> int:
@@ -150,25 +162,27 @@ class DenseCell:
         """The last axis cut into the gates' blocks."""
         return jnp.split(array, self.num_gates, axis=-1)
 
-    def _recurrent_products(
-        self, params: Params, projected: Sequence[jax.Array], masks: DropoutMasks | None
-    ) -> list[Callable[[jax.Array], jax.Array]]:
-        """For each gate a function ``h (B, H) -> (mask * h) @ its block of recurrent_kernel``."""
+    def prepare(
+        self, params: Params, projected: Sequence[jax.Array], masks: DropoutMasks | None = None
+    ) -> RecurrentWeights:
+        """Splits and casts ``recurrent_kernel``; see ``Cell.prepare``."""
         dtype = projected[0].dtype
         kernels = self.split_gates(params["recurrent_kernel"].astype(dtype))
-        dropped = (masks and masks.recurrent) or [None] * self.num_gates
+        dropped = masks and masks.recurrent and tuple(mask.astype(dtype) for mask in masks.recurrent)
+        return RecurrentWeights(tuple(kernels), dropped, self._recurrent_bias(params, accumulation_dtype(dtype)))
 
-        def product(kernel: jax.Array, mask: jax.Array | None) -> Callable[[jax.Array], jax.Array]:
-            def apply(h: jax.Array) -> jax.Array:
-                h = h.astype(dtype)
-                return self._dot(h if mask is None else h * mask.astype(dtype), kernel, accumulation_dtype(dtype))
+    def _recur(
+        self, weights: RecurrentWeights, gate: int, h: jax.Array, addend: jax.Array, affine: Affine
+    ) -> jax.Array:
+        """``(mask * h) @ recurrent_kernel + addend`` for one gate."""
+        kernel = weights.kernels[gate]
+        h = h.astype(kernel.dtype)
+        if weights.masks is not None:
+            h = h * weights.masks[gate]
+        return affine(h, kernel, addend.astype(accumulation_dtype(kernel.dtype)), self.precision)
 
-            return apply
-
-        return [product(kernel, mask) for kernel, mask in zip(kernels, dropped, strict=True)]
-
-    def _dot(self, x: jax.Array, kernel: jax.Array, dtype: Dtype | None = None) -> jax.Array:
-        return jnp.dot(x, kernel, precision=self.precision, preferred_element_type=dtype)
+    def _dot(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.dot(x, kernel, precision=self.precision)
 
     def _bias_initializer(self) -> initializers.Initializer:
         return initializers.get(self.bias_initializer)
@@ -176,3 +190,8 @@ class DenseCell:
     def _projected_bias(self, bias: jax.Array) -> jax.Array:
         """The part of ``bias`` ``(g H,)`` that can be added ahead of the loop."""
         return bias
+
+    def _recurrent_bias(self, params: Params, dtype: Dtype) -> jax.Array | None:
+        """The part of ``bias`` that has to be added within the loop."""
+        del params, dtype
+        return None

@@ -25,6 +25,11 @@ def identity(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> 
     return jnp.eye(*shape, dtype=dtype)
 
 
+def orthogonal(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """``jax.nn.initializers.orthogonal``, in float32 where the QR decomposition lacks the dtype, such as bfloat16."""
+    return init.orthogonal()(key, tuple(shape), jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+
+
 def random_uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """Uniform on [-0.05, 0.05), Keras' default range (``jax.nn``'s starts at 0)."""
     return jax.random.uniform(key, tuple(shape), dtype, -0.05, 0.05)
@@ -40,7 +45,7 @@ _BY_NAME: dict[str, Initializer] = {
     "lecun_uniform": init.lecun_uniform(),
     "normal": init.normal(0.05),
     "ones": init.ones,
-    "orthogonal": init.orthogonal(),
+    "orthogonal": orthogonal,
     "random_normal": init.normal(0.05),
     "random_uniform": random_uniform,
     "truncated_normal": init.truncated_normal(0.05),

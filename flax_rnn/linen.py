@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 
 from flax_rnn import cells, dense, stacked
 from flax_rnn.bidirectional import bidirectional, check_directions, check_merge_mode
@@ -21,10 +22,10 @@ from flax_rnn.cell import Carry, Cell, Params, apply_cell, zero_carry
 from flax_rnn.sequence import SequenceOptions, rnn
 
 
-class _Cell(nn.RNNCellBase):
+class _Cell(nn.RNNCellBase, kw_only=True):
     """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.linen.RNN`` calls it."""
 
-    deterministic: bool = dataclasses.field(default=True, kw_only=True)
+    deterministic: bool | None = True
 
     @property
     def core(self) -> Cell:
@@ -67,11 +68,14 @@ class _DenseCell(_Cell, dense.DenseCell):
     """Base of the cells that own their weights."""
 
     core_type: ClassVar[type[dense.DenseCell]]
-    num_feature_axes: ClassVar[int] = 1  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
         self.validate()
         super().__post_init__()
+
+    @property
+    def num_feature_axes(self) -> int:
+        return self.core.num_feature_axes
 
     @property
     def core(self) -> Any:
@@ -111,14 +115,17 @@ class GRUCell(_DenseCell, cells.GRUCell):
 class StackedRNNCells(_Cell):
     """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
 
-    Its own ``deterministic`` holds for all of ``cells``.
+    Its own ``deterministic`` holds for all of ``cells``; by default it is theirs.
     """
 
-    cells: Sequence[_Cell]  # pyright: ignore[reportGeneralTypeIssues]
+    cells: Sequence[_Cell]
+    deterministic: bool | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for index, cell in enumerate(self.cells):
             _check_cell(f"cells[{index}]", cell)
+        if self.deterministic is None:
+            self.deterministic = all(cell.deterministic for cell in self.cells)
         stacked.StackedRNNCells(tuple(cell.core for cell in self.cells))
         super().__post_init__()
 
@@ -148,10 +155,10 @@ class StackedRNNCells(_Cell):
         return self.clone(parent=None, name=None, cells=tuple(cell.fresh() for cell in self.cells))
 
 
-class _Layer(nn.Module, SequenceOptions):
+class _Layer(nn.Module, SequenceOptions, kw_only=True):
     """Base of the layers: a cell, and how to run it over time."""
 
-    deterministic: bool = dataclasses.field(default=True, kw_only=True)
+    deterministic: bool | None = True
 
     @nn.nowrap
     def fresh(self, **changes: Any) -> Self:
@@ -166,10 +173,10 @@ class _Layer(nn.Module, SequenceOptions):
         self,
         inputs: jax.Array,
         initial_state: Carry = None,
-        mask: jax.Array | None = None,
+        mask: ArrayLike | None = None,
         training: bool | None = None,
         *,
-        seq_lengths: jax.Array | None = None,
+        seq_lengths: ArrayLike | None = None,
     ) -> Any:
         """Runs the cell over ``inputs`` ``(B, T, D)``.
 
@@ -192,17 +199,22 @@ class _Layer(nn.Module, SequenceOptions):
 class RNN(_Layer):
     """A layer that runs any cell of this module, or a list of them as a ``StackedRNNCells``.
 
-    Arguments: ``cell``, then by name the options of ``flax_rnn.SequenceOptions``, and ``deterministic``.
+    Arguments: ``cell``, then by name the options of ``flax_rnn.SequenceOptions``, and ``deterministic``, by default
+    that of ``cell``.
 
     Source: ``keras.layers.RNN``.
     """
 
-    cell: _Cell | Sequence[_Cell]  # pyright: ignore[reportGeneralTypeIssues]
+    cell: _Cell | Sequence[_Cell]
+    deterministic: bool | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.cell, list | tuple):
             self.cell = StackedRNNCells(cells=tuple(self.cell), parent=None)
         _check_cell("cell", self.cell)
+        assert isinstance(self.cell, _Cell)
+        if self.deterministic is None:
+            self.deterministic = self.cell.deterministic
         super().__post_init__()
 
     @nn.nowrap
@@ -267,6 +279,8 @@ class Bidirectional(nn.Module):
                 raise TypeError(f"{name}: expected a layer of flax_rnn.linen, got {type(value).__name__}")
         if self.backward_layer is None:
             self.backward_layer = self.layer.fresh(go_backwards=not self.layer.go_backwards)
+        else:
+            self.backward_layer = self.backward_layer.fresh()
         check_directions(self.layer, self.backward_layer)
         super().__post_init__()
 
@@ -278,10 +292,10 @@ class Bidirectional(nn.Module):
         self,
         inputs: jax.Array,
         initial_state: Carry = None,
-        mask: jax.Array | None = None,
+        mask: ArrayLike | None = None,
         training: bool | None = None,
         *,
-        seq_lengths: jax.Array | None = None,
+        seq_lengths: ArrayLike | None = None,
     ) -> Any:
         """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
         forward, backward = self.forward_layer, self.backward_layer

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from flax_rnn import cells, dense, stacked
 from flax_rnn.bidirectional import bidirectional, check_directions, check_merge_mode
@@ -27,14 +28,26 @@ RngSource = nnx.Rngs | nnx.RngStream | jax.Array
 # What a call needs is in properties and private methods: nnx.tabulate takes public methods to be traceable.
 
 
-class _Cell(nnx.Module):
-    """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.nnx.RNN`` calls it."""
+class _Module(nnx.Module):
+    """What cells and layers have in common."""
 
     deterministic: bool
 
     # Modules are equal to themselves only, while the hyper-parameters they inherit compare by value.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """For ``nnx.view``: a view with or without dropout."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+    def _is_training(self, training: bool | None) -> bool:
+        return not self.deterministic if training is None else training
+
+
+class _Cell(_Module):
+    """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.nnx.RNN`` calls it."""
 
     @property
     def core(self) -> Cell:
@@ -58,7 +71,7 @@ class _Cell(nnx.Module):
     def _dropout_key(self, training: bool | None = None, rngs: RngSource | None = None) -> jax.Array | None:
         """A key from ``rngs``, or else from the cell's own stream; ``None`` where dropout is not active."""
         stream = self._stream
-        if stream is None or not _is_training(self, training):
+        if stream is None or not self._is_training(training):
             return None
         source = stream if rngs is None else rngs
         source = source.dropout if isinstance(source, nnx.Rngs) else source
@@ -149,14 +162,14 @@ class GRUCell(_DenseCell, cells.GRUCell):
 class StackedRNNCells(_Cell):
     """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
 
-    Its own ``deterministic`` holds for all of ``cells``.
+    Its own ``deterministic`` holds for all of ``cells``; it starts as theirs.
     """
 
-    def __init__(self, cells: Sequence[_Cell], *, deterministic: bool = False):
-        self.cells = nnx.List(cells)
-        self.deterministic = deterministic
+    def __init__(self, cells: Sequence[_Cell], *, deterministic: bool | None = None):
         for index, cell in enumerate(cells):
             _check_cell(f"cells[{index}]", cell)
+        self.cells = nnx.List(cells)
+        self.deterministic = all(cell.deterministic for cell in cells) if deterministic is None else deterministic
         stacked.StackedRNNCells(tuple(cell.core for cell in cells))
 
     @property
@@ -183,14 +196,10 @@ class StackedRNNCells(_Cell):
         return type(self)([cell._fresh(rngs) for cell in self.cells], deterministic=self.deterministic)
 
 
-class _Layer(nnx.Module, SequenceOptions):
-    """Base of the layers: a cell, and how to run it over time."""
+class _Layer(_Module, SequenceOptions):
+    """Base of the layers: a cell, and how to run it over time. The layer's ``deterministic`` holds for its cell."""
 
-    deterministic: bool
     cell: _Cell
-
-    __eq__ = object.__eq__  # pyright: ignore[reportAssignmentType]
-    __hash__ = object.__hash__
 
     def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
         """A layer with the same arguments, but for ``changes``, and new weights."""
@@ -198,16 +207,16 @@ class _Layer(nnx.Module, SequenceOptions):
 
     def _dropout_key(self, training: bool | None, rngs: RngSource | None) -> jax.Array | None:
         """The key for one call; ``None`` where dropout is not active."""
-        return self.cell._dropout_key(_is_training(self, training), rngs)
+        return self.cell._dropout_key(self._is_training(training), rngs)
 
     def __call__(
         self,
         inputs: jax.Array,
         initial_state: Carry = None,
-        mask: jax.Array | None = None,
+        mask: ArrayLike | None = None,
         training: bool | None = None,
         *,
-        seq_lengths: jax.Array | None = None,
+        seq_lengths: ArrayLike | None = None,
         rngs: RngSource | None = None,
     ) -> Any:
         """Runs the cell over ``inputs`` ``(B, T, D)``.
@@ -232,18 +241,19 @@ class _Layer(nnx.Module, SequenceOptions):
 class RNN(_Layer):
     """A layer that runs any cell of this module, or a list of them as a ``StackedRNNCells``.
 
-    Arguments: ``cell``, then by name the options of ``flax_rnn.SequenceOptions``, and ``deterministic``.
+    Arguments: ``cell``, then by name the options of ``flax_rnn.SequenceOptions``, and ``deterministic``, by default
+    that of ``cell``.
 
     Source: ``keras.layers.RNN``.
     """
 
-    def __init__(self, cell: _Cell | Sequence[_Cell], *, deterministic: bool = False, **options: Any):
+    def __init__(self, cell: _Cell | Sequence[_Cell], *, deterministic: bool | None = None, **options: Any):
         SequenceOptions.__init__(self, **options)
         if isinstance(cell, list | tuple):
-            cell = StackedRNNCells(cell, deterministic=deterministic)
+            cell = StackedRNNCells(cell)
         _check_cell("cell", cell)
         self.cell: Any = cell
-        self.deterministic = deterministic
+        self.deterministic = self.cell.deterministic if deterministic is None else deterministic
 
     def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
         options = self.options | {"deterministic": self.deterministic} | changes
@@ -325,10 +335,10 @@ class Bidirectional(nnx.Module):
         self,
         inputs: jax.Array,
         initial_state: Carry = None,
-        mask: jax.Array | None = None,
+        mask: ArrayLike | None = None,
         training: bool | None = None,
         *,
-        seq_lengths: jax.Array | None = None,
+        seq_lengths: ArrayLike | None = None,
         rngs: RngSource | None = None,
     ) -> Any:
         """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
@@ -345,10 +355,6 @@ class Bidirectional(nnx.Module):
             dropout_key=backward._dropout_key(training, rngs) if key is None else key,
             **forward.options,
         )
-
-
-def _is_training(module: _Cell | _Layer, training: bool | None) -> bool:
-    return not module.deterministic if training is None else training
 
 
 def _check_cell(argument: str, value: Any) -> None:

@@ -5,10 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flax_rnn import _checks
-from flax_rnn.cell import Carry, Cell, Params, Projected, Step
+from flax_rnn.cell import Carry, Cell, Params
+from flax_rnn.fused import adjoint
+from flax_rnn.fused.select import choose
+from flax_rnn.loop import Inputs, Loop, expand, scan, start
 from flax_rnn.stacked import StackedRNNCells, layer_key
+
+_SCANS = {"scan": scan, "fused": adjoint.scan}
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -24,6 +30,7 @@ class SequenceOptions:
       zero_output_for_mask: whether the outputs of masked steps are zeros, or those of the last step that was not masked
         (zeros where there was none). The last output ``(B, H)`` is always that of the last step that was not masked.
       time_major: whether inputs, outputs and mask have the time axis first: ``(T, B, D)``.
+      implementation: how to evaluate the loop; see ``flax_rnn.fused.choose``. Forward-mode derivatives need ``"scan"``.
     """
 
     return_sequences: bool = False
@@ -33,6 +40,7 @@ class SequenceOptions:
     unroll: bool | int = False
     zero_output_for_mask: bool = False
     time_major: bool = False
+    implementation: str = "auto"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -46,8 +54,8 @@ def rnn(
     inputs: jax.Array,
     *,
     initial_state: Carry = None,
-    mask: jax.Array | None = None,
-    seq_lengths: jax.Array | None = None,
+    mask: ArrayLike | None = None,
+    seq_lengths: ArrayLike | None = None,
     dropout_key: jax.Array | None = None,
     return_sequences: bool = False,
     return_state: bool = False,
@@ -56,6 +64,7 @@ def rnn(
     unroll: bool | int = False,
     zero_output_for_mask: bool = False,
     time_major: bool = False,
+    implementation: str = "auto",
 ) -> Any:
     """Runs ``cell`` over the time axis of ``inputs``; the options are those of ``SequenceOptions``.
 
@@ -82,12 +91,13 @@ def rnn(
     time_axis = 0 if time_major else 1
     _check_inputs(cell, inputs, time_major)
     _check_unroll(unroll)
+    choose(cell, implementation)
     x = inputs if time_major else inputs.swapaxes(0, 1)
     steps_used = _steps_used(mask, seq_lengths, x.shape[0], x.shape[1], time_major)
-    outputs, carry = _run(
-        cell, params, x, initial_state, steps_used, dropout_key,
-        return_sequences=return_sequences, reverse=go_backwards, unroll=unroll, zero=zero_output_for_mask,
-    )  # fmt: skip
+    loop = Loop(
+        cell, return_sequences, go_backwards, unroll, zero_output_for_mask, steps_used is not None, implementation
+    )
+    outputs, carry = _run(loop, params, x, steps_used, initial_state, dropout_key)
     if return_sequences:
         if go_backwards and not keep_order:
             outputs = jnp.flip(outputs, 0)
@@ -96,83 +106,58 @@ def rnn(
 
 
 def _run(
-    cell: Cell,
+    loop: Loop,
     params: Params,
     x: jax.Array,
-    initial_state: Carry,
     mask: jax.Array | None,
+    initial_state: Carry,
     dropout_key: jax.Array | None,
-    *,
-    return_sequences: bool,
-    reverse: bool,
-    unroll: bool | int,
-    zero: bool,
     where: str = "initial_state",
 ) -> tuple[jax.Array, Carry]:
     """``rnn`` on time-major ``x`` ``(T, B, D)`` and ``mask`` ``(T, B)``; outputs are in the order of the inputs."""
+    cell = loop.cell
     if isinstance(cell, StackedRNNCells):
-        count = len(cell.cells)
-        states = [None] * count if initial_state is None else initial_state
-        if not isinstance(states, tuple | list) or len(states) != count:
-            raise ValueError(f"{where}: expected one state for each of {count} cells, got {_checks.describe(states)}")
-        carries = []
-        for index, layer in enumerate(cell.cells):
-            top = index == count - 1
-            x, carry = _run(
-                layer, params[index], x, states[index], mask,
-                None if dropout_key is None else layer_key(dropout_key, index),
-                return_sequences=return_sequences or not top, reverse=reverse, unroll=unroll,
-                zero=zero if top else True, where=f"{where}[{index}]",
-            )  # fmt: skip
-            carries.append(carry)
-        return x, tuple(carries)
-
+        return _run_stack(loop, cell, params, x, mask, initial_state, dropout_key, where)
     masks = None if dropout_key is None else cell.dropout_masks(dropout_key, x[0])
     if mask is not None:
         # Zeros in place of what is masked: a NaN there would reach the gradients even through a `where` on the carry.
-        x = jnp.where(_expand(mask, x), x, jnp.zeros_like(x))
+        x = jnp.where(expand(mask, x), x, jnp.zeros_like(x))
     projected = cell.project(params, x, masks)
     first = jax.tree.map(lambda leaf: leaf[0], projected)
     carry = cell.initial_carry(params, first)
     if initial_state is not None:
         given = _checks.carry_like(where, carry, initial_state)
         carry = jax.tree.map(lambda zeros, leaf: jnp.asarray(leaf, zeros.dtype), carry, given)
-    step = cell.recurrence(params, first, masks)
-    return _loop(step, carry, projected, first, mask, return_sequences, reverse, unroll, zero)
+    weights = cell.prepare(params, first, masks)
+    evaluate = _SCANS[choose(cell, loop.implementation).implementation]
+    state, outputs = evaluate(loop, weights, start(loop, weights, carry, first), Inputs(projected, mask))
+    return (state.output if outputs is None else outputs), state.carry
 
 
-def _loop(
-    step: Step,
-    carry: Carry,
-    projected: Projected,
-    first: Projected,
+def _run_stack(
+    loop: Loop,
+    stack: StackedRNNCells,
+    params: Params,
+    x: jax.Array,
     mask: jax.Array | None,
-    return_sequences: bool,
-    reverse: bool,
-    unroll: bool | int,
-    zero: bool,
+    initial_state: Carry,
+    dropout_key: jax.Array | None,
+    where: str,
 ) -> tuple[jax.Array, Carry]:
-    """Scans ``step``; besides the carry it holds the last output, where that will be asked for."""
-    # An example of an output; only its shape, dtype and sharding are used, so XLA drops the computation.
-    zeros = jnp.zeros_like(step(carry, first)[1])
-    hold = not return_sequences or (mask is not None and not zero)
-
-    def body(state: tuple[Carry, Any], xs: tuple[Projected, Any]) -> tuple[tuple[Carry, Any], Any]:
-        (carry, held), (projected, used) = state, xs
-        new, output = step(carry, projected)
-        if used is not None:
-            new = jax.tree.map(lambda n, o: jnp.where(_expand(used, n), n, o), new, carry)
-            output = jnp.where(_expand(used, output), output, held if hold else zeros)
-        return (new, output if hold else None), output if return_sequences else None
-
-    state = (carry, zeros if hold else None)
-    (carry, last), outputs = jax.lax.scan(body, state, (projected, mask), reverse=reverse, unroll=unroll or 1)
-    return (outputs if return_sequences else last), carry
-
-
-def _expand(mask: jax.Array, like: jax.Array) -> jax.Array:
-    """``mask`` with trailing axes of size 1, to select rows of ``like``."""
-    return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
+    """``_run`` layer by layer: a cell needs of those below it their outputs only."""
+    count = len(stack.cells)
+    states = [None] * count if initial_state is None else initial_state
+    if not isinstance(states, tuple | list) or len(states) != count:
+        raise ValueError(f"{where}: expected one state for each of {count} cells, got {_checks.describe(states)}")
+    carries = []
+    for index, cell in enumerate(stack.cells):
+        # Below the top, outputs of masked steps are not seen, and zeros are the cheapest.
+        below = {"return_sequences": True, "zero": True} if index < count - 1 else {}
+        layer = dataclasses.replace(loop, cell=cell, **below)
+        key = None if dropout_key is None else layer_key(dropout_key, index)
+        x, carry = _run(layer, params[index], x, mask, states[index], key, f"{where}[{index}]")
+        carries.append(carry)
+    return x, tuple(carries)
 
 
 def _check_inputs(cell: Cell, inputs: jax.Array, time_major: bool) -> None:

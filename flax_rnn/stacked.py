@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flax_rnn.cell import Cell, Params, Step
+from flax_rnn.cell import Affine, Cell, Params, affine
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -34,7 +34,7 @@ class StackedRNNCells:
         if len(self.cells) == 0:
             raise ValueError("cells: expected at least one cell, got none")
         for index, cell in enumerate(self.cells):
-            if not hasattr(cell, "recurrence"):
+            if not hasattr(cell, "prepare"):
                 raise TypeError(f"cells[{index}]: expected a recurrent cell, got {cell!r}")
 
     @property
@@ -78,32 +78,36 @@ class StackedRNNCells:
         """The zero carries of every cell."""
         return self._start(params, projected, None)[0]
 
-    def recurrence(self, params: Params, projected: Any, masks: Any = None) -> Step:
-        """The steps of all cells, one after the other, as a function ``(carries, projected) -> (carries, output)``."""
-        steps = self._start(params, projected, masks)[1]
+    def prepare(self, params: Params, projected: Any, masks: Any = None) -> tuple[Any, ...]:
+        """For each cell its own prepared weights, and what its projection needs."""
+        return self._start(params, projected, masks)[1]
 
-        def step(carries: tuple[Any, ...], projected: Any) -> tuple[tuple[Any, ...], jax.Array]:
-            new = []
-            output: Any = None
-            for index, (cell, one_step) in enumerate(zip(self.cells, steps, strict=True)):
-                if index > 0:
-                    projected = cell.project(params[index], output, masks and masks[index])
-                carry, output = one_step(carries[index], projected)
-                new.append(carry)
-            return tuple(new), output
-
-        return step
-
-    def _start(self, params: Params, projected: Any, masks: Any) -> tuple[tuple[Any, ...], tuple[Step, ...]]:
-        """Zero carries and steps of every cell; each needs an example of its inputs, which is the output below."""
-        carries, steps = [], []
-        for index, cell in enumerate(self.cells):
+    def step(
+        self, weights: Any, carry: tuple[Any, ...], projected: Any, affine: Affine = affine
+    ) -> tuple[tuple[Any, ...], jax.Array]:
+        """The steps of all cells, one after the other."""
+        carries = []
+        output: Any = None
+        for index, (cell, (params, masks, prepared)) in enumerate(zip(self.cells, weights, strict=True)):
             if index > 0:
-                output = steps[-1](carries[-1], projected)[1]
-                projected = cell.project(params[index], output, masks and masks[index])
+                projected = cell.project(params, output, masks)
+            new, output = cell.step(prepared, carry[index], projected, affine)
+            carries.append(new)
+        return tuple(carries), output
+
+    def _start(self, params: Params, projected: Any, masks: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Zero carries and weights of every cell; each needs an example of its inputs, which is the output below."""
+        carries, weights = [], []
+        output: Any = None
+        for index, cell in enumerate(self.cells):
+            own_masks = masks and masks[index]
+            if index > 0:
+                projected = cell.project(params[index], output, own_masks)
             carries.append(cell.initial_carry(params[index], projected))
-            steps.append(cell.recurrence(params[index], projected, masks and masks[index]))
-        return tuple(carries), tuple(steps)
+            prepared = cell.prepare(params[index], projected, own_masks)
+            weights.append((params[index], own_masks, prepared))
+            output = cell.step(prepared, carries[-1], projected)[1]
+        return tuple(carries), tuple(weights)
 
 
 def layer_key(key: jax.Array, index: int) -> jax.Array:

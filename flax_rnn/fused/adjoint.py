@@ -1,0 +1,122 @@
+"""The loop with a backward pass of its own, in plain XLA.
+
+Left to itself, jax differentiates a scan step by step: each step of the backward pass forms its share of the gradient
+of every weight and adds it up, and the forward pass keeps whatever the derivatives of a step happen to need. Here
+
+* the forward pass keeps, for each step, its carry and the results of its products with the recurrent weights, and
+  nothing else: ``h`` and ``c`` and one array ``(T, B, H)`` per gate for an LSTM;
+* the backward pass computes the elementwise part of a step again from these (its products are recalled, not computed),
+  and hands on the gradient of the carry alone;
+* the gradients of weights and inputs follow after the loop, from all steps at once: one large product per weight.
+
+This holds for every cell that takes its products from ``affine``, with any activation, mask or dropout, since the
+elementwise part is left to jax. As the backward pass is plain jax code it can be differentiated again; what jax cannot
+do is to push a tangent forward through it (``jax.jvp``), for which there is ``implementation="scan"``.
+
+Source: Appleyard et al. 2016, "Optimizing Performance of Recurrent Neural Networks on GPUs", for products outside of
+the loop.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from flax_rnn.cell import Affine, Weights, affine
+from flax_rnn.loop import Inputs, Loop, State, advance
+from flax_rnn.loop import scan as plain_scan
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def scan(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[State, jax.Array | None]:
+    """As ``flax_rnn.loop.scan``."""
+    return plain_scan(loop, weights, state, inputs)
+
+
+def _forward(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[Any, Any]:
+    def body(state: State, inputs: Inputs) -> tuple[State, Any]:
+        products: list[jax.Array] = []
+        new, output = advance(loop, weights, state, inputs, _recorder(products))
+        return new, (output, state.carry, products)
+
+    final, (outputs, carries, products) = jax.lax.scan(
+        body, state, inputs, reverse=loop.reverse, unroll=loop.unroll or 1
+    )
+    return (final, outputs), (weights, inputs, carries, products, state.output)
+
+
+def _backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any, Any, Any]:
+    weights, (projected, mask), carries, products, held = residuals
+    final, outputs = cotangents
+
+    def replay(weights: Any, state: State, projected: Any, mask: Any, products: Any) -> tuple[State, Any]:
+        return advance(loop, weights, state, Inputs(projected, mask), _recaller(products))
+
+    def body(ahead: State, step: Any) -> tuple[State, State]:
+        carry, projected, mask, products, output = step
+        # Of a held output only the place matters, not the value: a mask passes it on as it is.
+        _, pull = jax.vjp(lambda state: replay(weights, state, projected, mask, products), State(carry, held))
+        return pull((ahead, output))[0], ahead
+
+    steps = (carries, projected, mask, products, outputs)
+    initial, ahead = jax.lax.scan(body, final, steps, reverse=not loop.reverse, unroll=loop.unroll or 1)
+
+    def all_steps(weights: Any, projected: Any) -> Any:
+        over_time = jax.vmap(
+            lambda carry, projected, mask, products: replay(weights, State(carry, held), projected, mask, products)
+        )
+        return over_time(carries, projected, mask, products)
+
+    _, pull = jax.vjp(all_steps, weights, projected)
+    d_weights, d_projected = pull((ahead, outputs))
+    return d_weights, initial, Inputs(d_projected, None)
+
+
+scan.defvjp(_forward, _backward)
+
+
+def _recorder(products: list[jax.Array]) -> Affine:
+    """An ``Affine`` that keeps its results."""
+
+    def record(operand: Any, kernel: Any, addend: Any, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+        products.append(affine(operand, kernel, addend, precision))
+        return products[-1]
+
+    return record
+
+
+def _recaller(products: Sequence[jax.Array]) -> Affine:
+    """An ``Affine`` that returns kept results, in the order in which they were recorded."""
+    remaining = iter(products)
+
+    def recall(operand: Any, kernel: Any, addend: Any, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+        return _known(precision, operand, kernel, addend, next(remaining))
+
+    return recall
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _known(precision: Any, operand: Any, kernel: Any, addend: Any, result: jax.Array) -> jax.Array:
+    """``operand @ kernel + addend``, whose ``result`` is known: its value is taken, its derivative is the product's."""
+    del precision, operand, kernel, addend
+    return result
+
+
+@functools.partial(_known.defjvp, symbolic_zeros=True)
+def _known_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    operand, kernel, _, result = primals
+    d_operand, d_kernel, d_addend, _ = tangents
+    dot = functools.partial(jnp.dot, precision=precision, preferred_element_type=result.dtype)
+    terms = [
+        term(tangent)
+        for term, tangent in (
+            (lambda d: dot(d, kernel), d_operand),
+            (lambda d: dot(operand, d), d_kernel),
+            (lambda d: jnp.broadcast_to(d, result.shape), d_addend),
+        )
+        if not isinstance(tangent, SymbolicZero)
+    ]
+    return result, sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(result)
