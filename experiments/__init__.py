@@ -1,0 +1,1 @@
+"""The IMDB sentiment experiment: data, model and training."""

@@ -1,0 +1,207 @@
+"""Trains SimpleRNN, LSTM and GRU to tell favourable film reviews from unfavourable ones.
+
+The setting is that of Keras' IMDB example: the 10,000 most frequent words, the last 80 words of each review, an
+embedding of 128, one recurrent layer of 128 units with dropout 0.2 and recurrent dropout 0.2, a dense unit; Adam,
+batches of 32, 2 epochs.
+
+    python experiments/imdb.py --cell all
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+if __package__ in (None, ""):  # run as a file rather than with -m
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments import report, reviews
+from experiments.training import LAYERS, Classifier, Score, batches, compile_steps, evaluate, train_epoch
+
+CURVE_STEPS = 20
+"""How many steps one point of a learning curve stands for."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    description, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="imdb.py", description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument_group
+    model = add("model")
+    cells = [*LAYERS, "all"]
+    model.add_argument(
+        "--cell", choices=cells, default="lstm", help="recurrent layer, or all three in turn [%(default)s]"
+    )
+    model.add_argument("--units", type=_positive, default=128, help="size of the recurrent layer [%(default)s]")
+    model.add_argument("--embedding", type=_positive, default=128, help="size of the word vectors [%(default)s]")
+    model.add_argument("--dropout", type=_rate, default=0.2, help="rate on the layer's inputs [%(default)s]")
+    model.add_argument("--recurrent-dropout", type=_rate, default=0.2, help="rate on its state [%(default)s]")
+    training = add("training")
+    training.add_argument("--epochs", type=_positive, default=2, help="passes over the reviews [%(default)s]")
+    training.add_argument("--batch-size", type=_positive, default=32, help="reviews in a step [%(default)s]")
+    training.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam [%(default)s]")
+    training.add_argument(
+        "--seed", type=int, default=0, help="of weights, dropout and the order of reviews [%(default)s]"
+    )
+    training.add_argument(
+        "--seeds", type=_positive, default=1, help="train with so many seeds, from --seed on [%(default)s]"
+    )
+    data = add("data")
+    data.add_argument(
+        "--data", choices=("auto", "imdb", "generated"), default="auto",
+        help="imdb: the real reviews; generated: made-up ones; auto: the real ones, or else, after a warning, the "
+        "made-up ones [%(default)s]",
+    )  # fmt: skip
+    data.add_argument("--data-dir", help="folder of TensorFlow Datasets [$TFDS_DATA_DIR or ~/tensorflow_datasets]")
+    data.add_argument("--num-words", type=_positive, default=10_000, help="size of the vocabulary [%(default)s]")
+    data.add_argument("--maxlen", type=_positive, default=80, help="words of a review, the last ones [%(default)s]")
+    data.add_argument("--limit", type=_positive, help="reviews in each split, for a quick look [all]")
+    output = add("output")
+    output.add_argument(
+        "--output", type=Path, default=Path("runs/imdb"),
+        help="folder for results.json, table.md and learning_curves.png [%(default)s]",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a rate in [0, 1), got {text}")
+    return float(text)
+
+
+def build(cell: str, seed: int, arguments: argparse.Namespace, **changes: float) -> Classifier:
+    """A model with fresh weights; ``changes`` replace arguments."""
+    arguments = argparse.Namespace(**vars(arguments) | changes)
+    return Classifier(
+        cell,
+        num_words=arguments.num_words,
+        embedding=arguments.embedding,
+        units=arguments.units,
+        dropout=arguments.dropout,
+        recurrent_dropout=arguments.recurrent_dropout,
+        rngs=nnx.Rngs(seed),
+    )
+
+
+def optimizer(arguments: argparse.Namespace) -> optax.GradientTransformation:
+    """Adam with Keras' epsilon."""
+    return optax.adam(arguments.learning_rate, eps=1e-7)
+
+
+def summary(cell: str, arguments: argparse.Namespace, color: bool) -> str:
+    """The model layer by layer, with shapes and counts of parameters."""
+    # Without dropout, whose keys nnx.tabulate would count as parameters.
+    model = build(cell, arguments.seed, arguments, dropout=0.0, recurrent_dropout=0.0)
+    tokens = np.zeros((arguments.batch_size, arguments.maxlen), np.int32)
+    return nnx.tabulate(model, tokens, depth=1, console_kwargs={"width": 100, "force_terminal": color})
+
+
+def train(cell: str, seed: int, data: reviews.Reviews, arguments: argparse.Namespace, console: Console) -> report.Run:
+    """Trains one model and evaluates it after each epoch."""
+    model = build(cell, seed, arguments)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    state, steps = compile_steps(model, optimizer(arguments))
+    run = report.Run(cell, seed, parameters, CURVE_STEPS)
+    for epoch in range(arguments.epochs):
+        order = np.random.default_rng((seed, epoch)).permutation(len(data.train.labels))
+        label = f"{report.TITLES[cell]} seed {seed} epoch {epoch + 1}/{arguments.epochs}"
+        start = time.perf_counter()
+        with Meter(label, len(order), console) as meter:
+            epoch_batches = batches(*data.train, arguments.batch_size, order)
+            state, curve = train_epoch(steps, state, epoch_batches, every=CURVE_STEPS, report=meter.update)
+        run.seconds += time.perf_counter() - start
+        run.reviews += len(order)
+        run.curve += curve
+        run.train.append(evaluate(steps, state, *data.train))
+        run.test.append(evaluate(steps, state, *data.test))
+        console.print(
+            f"{label}: train loss {run.train[-1].loss:.4f} accuracy {run.train[-1].accuracy:.4f}, "
+            f"test loss {run.test[-1].loss:.4f} accuracy {run.test[-1].accuracy:.4f}, "
+            f"{run.reviews_per_second:,.0f} reviews/s, on {data.name}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return run
+
+
+class Meter:
+    """A progress bar with loss, accuracy and reviews a second; silent where the output is not a terminal."""
+
+    def __init__(self, label: str, total: int, console: Console):
+        self.start = time.perf_counter()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[score]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(label, total=total, score="compiling")
+
+    def update(self, seen: int, score: Score) -> None:
+        """Shows the mean score of the reviews seen so far."""
+        speed = seen / (time.perf_counter() - self.start)
+        text = f"loss {score.loss:.4f} accuracy {score.accuracy:.4f} {speed:,.0f} reviews/s"
+        self.bar.update(self.task, completed=seen, score=text)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def main(arguments: list[str] | None = None) -> list[report.Run]:
+    """Loads the reviews, trains and reports; returns what was measured."""
+    options = parse(arguments)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    try:
+        data = reviews.load(
+            options.data,
+            data_dir=options.data_dir,
+            num_words=options.num_words,
+            maxlen=options.maxlen,
+            limit=options.limit,
+            seed=options.seed,
+        )
+    except reviews.DataUnavailable as error:
+        console.print(str(error), style="bold red")
+        raise SystemExit(1) from error
+    console.print(f"Data: {data.name}, {len(data.train.labels):,} reviews to train, {len(data.test.labels):,} to test")
+
+    runs = []
+    for cell in LAYERS if options.cell == "all" else [options.cell]:
+        print(summary(cell, options, console.is_terminal))
+        runs += [train(cell, options.seed + i, data, options, console) for i in range(options.seeds)]
+
+    is_imdb = data.name == "imdb_reviews"
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    paths = report.write(runs, data.name, is_imdb, settings, options.output)
+    report.show(runs, data.name, is_imdb, console)
+    console.print("Wrote " + ", ".join(map(str, paths)), soft_wrap=True)
+    return runs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What a run leaves behind: a table, ``results.json`` and a picture of the learning curves."""
+
+import json
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import flax_rnn
+from experiments.training import Score
+
+PUBLISHED = {"simple_rnn": Score(0.528, 0.739), "lstm": Score(0.391, 0.828), "gru": Score(0.370, 0.838)}
+"""Test loss and accuracy on IMDB that we set out to reproduce, at the default settings."""
+
+TITLES = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
+
+
+@dataclass
+class Run:
+    """One training.
+
+    Attributes:
+      cell, seed: what was trained.
+      parameters: how many the model has.
+      every: how many steps a point of ``curve`` stands for.
+      curve: scores of the training batches, with dropout.
+      train, test: scores of both splits at the end of each epoch, without.
+      seconds, reviews: time spent in training, with compilation and without evaluation, and reviews seen in it.
+    """
+
+    cell: str
+    seed: int
+    parameters: int
+    every: int
+    curve: list[Score] = field(default_factory=list)
+    train: list[Score] = field(default_factory=list)
+    test: list[Score] = field(default_factory=list)
+    seconds: float = 0.0
+    reviews: int = 0
+
+    @property
+    def reviews_per_second(self) -> float:
+        """Speed of the training."""
+        return self.reviews / self.seconds
+
+
+def environment() -> dict[str, str]:
+    """The machine and the versions that the results come from."""
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "processor": f"{device.platform} {device.device_kind}",
+        "cores": str(os.cpu_count()),
+        "flax_rnn": flax_rnn.__version__,
+        **{name: version(name) for name in ("jax", "flax", "optax", "numpy")},
+    }
+
+
+def by_cell(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each cell, in the order of their first."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.cell].append(run)
+    return dict(groups)
+
+
+def table(runs: Sequence[Run], data: str, is_imdb: bool) -> Table:
+    """Loss and accuracy at the end of training, the mean over seeds and their range, beside the published figures."""
+    seeds = len({run.seed for run in runs})
+    title = f"{data}: after {len(runs[0].test)} epochs" + (f", mean of {seeds} seeds (range)" if seeds > 1 else "")
+    result = Table(title=title)
+    result.add_column("cell")
+    for column in ("parameters", "train acc", "train loss", "test acc", "test loss"):
+        result.add_column(column, justify="right")
+    for column in ("published acc", "published loss"):
+        result.add_column(column if is_imdb else f"{column} (IMDB)", justify="right")
+    result.add_column("reviews/s", justify="right")
+
+    def cell(scores: list[float]) -> str:
+        text = f"{np.mean(scores):.3f}"
+        return text if len(scores) == 1 else f"{text} ({min(scores):.3f}-{max(scores):.3f})"
+
+    for name, group in by_cell(runs).items():
+        train, test = [run.train[-1] for run in group], [run.test[-1] for run in group]
+        result.add_row(
+            TITLES[name],
+            f"{group[0].parameters:,}",
+            cell([score.accuracy for score in train]),
+            cell([score.loss for score in train]),
+            cell([score.accuracy for score in test]),
+            cell([score.loss for score in test]),
+            f"{PUBLISHED[name].accuracy:.3f}",
+            f"{PUBLISHED[name].loss:.3f}",
+            f"{np.mean([run.reviews_per_second for run in group]):,.0f}",
+        )
+    return result
+
+
+def markdown(runs: Sequence[Run], data: str, is_imdb: bool) -> str:
+    """The same table as Markdown."""
+    source = table(runs, data, is_imdb)
+    columns = [list(column.cells) for column in source.columns]
+    rows = [[str(column.header) for column in source.columns], ["---"] * len(columns), *zip(*columns, strict=True)]
+    return "\n".join([f"{source.title}", "", *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"
+
+
+def write(runs: Sequence[Run], data: str, is_imdb: bool, settings: dict[str, Any], folder: Path) -> list[Path]:
+    """Writes ``results.json``, ``table.md`` and ``learning_curves.png`` to ``folder`` and returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {
+        "data": data,
+        "is_imdb": is_imdb,
+        "settings": settings,
+        "environment": environment(),
+        "published_on_imdb": {name: PUBLISHED[name]._asdict() for name in by_cell(runs)},
+        "runs": [_as_json(run) for run in runs],
+    }
+    paths = [folder / name for name in ("results.json", "table.md", "learning_curves.png")]
+    paths[0].write_text(json.dumps(results, indent=1) + "\n")
+    paths[1].write_text(markdown(runs, data, is_imdb))
+    plot(runs, data, paths[2])
+    return paths
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    scores = {name: [score._asdict() for score in getattr(run, name)] for name in ("curve", "train", "test")}
+    return asdict(run) | scores | {"reviews_per_second": run.reviews_per_second}
+
+
+def plot(runs: Sequence[Run], data: str, path: Path) -> None:
+    """Loss and accuracy against training steps: running training scores as lines, test scores as dots."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for color, (cell, group) in enumerate(by_cell(runs).items()):
+        for number, run in enumerate(group):
+            style: dict[str, Any] = {"color": f"C{color}"}
+            per_epoch = len(run.curve) / len(run.test)
+            for panel, name in zip(panels, Score._fields, strict=True):
+                values = _smooth([getattr(score, name) for score in run.curve])
+                steps = run.every * np.arange(1, len(values) + 1)
+                panel.plot(
+                    steps, values, **style, linewidth=1, alpha=0.5,
+                    label=f"{TITLES[cell]}, training" if number == 0 else None,
+                )  # fmt: skip
+                panel.plot(
+                    run.every * per_epoch * np.arange(1, len(run.test) + 1),
+                    [getattr(score, name) for score in run.test], "o", **style,
+                    label=f"{TITLES[cell]}, test" if number == 0 else None,
+                )  # fmt: skip
+    for panel, name in zip(panels, Score._fields, strict=True):
+        panel.set(xlabel="training step", ylabel=name, title=f"{name}: {data}")
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _smooth(values: list[float], width: int = 5) -> np.ndarray:
+    """Running mean over up to ``width`` values, so that a curve can be read."""
+    padded = np.concatenate([[0.0], np.cumsum(values)])
+    start = np.maximum(np.arange(len(values)) + 1 - width, 0)
+    return (padded[1:] - padded[start]) / (np.arange(1, len(values) + 1) - start)
+
+
+def show(runs: Sequence[Run], data: str, is_imdb: bool, console: Console) -> None:
+    """Prints the table."""
+    console.print(table(runs, data, is_imdb))
+    if not is_imdb:
+        console.print(f"These are {data}: the published figures are of another data set.", style="bold red")

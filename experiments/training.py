@@ -1,0 +1,166 @@
+"""The model of the experiment, one step of its training, and a pass over a data set."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from flax_rnn.nnx import GRU, LSTM, SimpleRNN
+
+LAYERS = {"simple_rnn": SimpleRNN, "lstm": LSTM, "gru": GRU}
+"""The recurrent layer of each ``--cell``."""
+
+EVALUATION_BATCH = 500
+
+
+class Classifier(nnx.Module):
+    """``tokens (B, T) -> logits (B,)``: an embedding, a recurrent layer that reads to the end, and a dense unit.
+
+    Initial weights are drawn as Keras draws them.
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        *,
+        num_words: int,
+        embedding: int,
+        units: int,
+        dropout: float,
+        recurrent_dropout: float,
+        rngs: nnx.Rngs,
+    ):
+        uniform = functools.partial(jax.random.uniform, minval=-0.05, maxval=0.05)
+        self.embedding = nnx.Embed(num_words, embedding, embedding_init=uniform, rngs=rngs)
+        self.recurrent = LAYERS[cell](embedding, units, dropout=dropout, recurrent_dropout=recurrent_dropout, rngs=rngs)
+        self.dense = nnx.Linear(units, 1, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """See above."""
+        return self.dense(self.recurrent(self.embedding(tokens)))[:, 0]
+
+
+class Batch(NamedTuple):
+    """``tokens (B, T)``, ``labels (B,)`` and ``weights (B,)``, which are 0 for the padding of a last batch."""
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+
+class State(NamedTuple):
+    """Whatever a step of training changes: weights, the counters of the random keys, the optimizer's moments."""
+
+    params: nnx.State
+    keys: nnx.State
+    moments: optax.OptState
+
+
+class Score(NamedTuple):
+    """Mean loss and accuracy over reviews."""
+
+    loss: float
+    accuracy: float
+
+
+class Steps(NamedTuple):
+    """The compiled functions; both return the sums ``(loss, correct, reviews)`` of their batch."""
+
+    train: Callable[[State, Batch], tuple[State, jax.Array]]
+    evaluate: Callable[[State, Batch], jax.Array]
+
+
+def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
+    """The state of ``model`` at the start of training, and the functions that change and judge it."""
+    graph, params, keys = nnx.split(model, nnx.Param, ...)
+
+    def loss(params: nnx.State, keys: nnx.State, batch: Batch, training: bool) -> Any:
+        model = nnx.merge(graph, params, keys, copy=True)
+        if not training:
+            model.eval()
+        logits = model(batch.tokens)
+        losses = optax.losses.sigmoid_binary_cross_entropy(logits, batch.labels)
+        correct = (logits > 0) == (batch.labels > 0.5)
+        sums = jnp.stack([batch.weights @ losses, batch.weights @ correct, jnp.sum(batch.weights)])
+        return sums[0] / sums[2], (sums, nnx.state(model, nnx.Not(nnx.Param)))
+
+    def train(state: State, batch: Batch) -> tuple[State, jax.Array]:
+        grads, (sums, keys) = jax.grad(loss, has_aux=True)(state.params, state.keys, batch, training=True)
+        updates, moments = optimizer.update(grads, state.moments, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        return State(params, keys, moments), sums
+
+    def evaluate(state: State, batch: Batch) -> jax.Array:
+        return loss(state.params, state.keys, batch, training=False)[1][0]
+
+    return State(params, keys, optimizer.init(params)), Steps(jax.jit(train, donate_argnums=0), jax.jit(evaluate))
+
+
+def batches(tokens: np.ndarray, labels: np.ndarray, size: int, order: np.ndarray) -> Iterator[Batch]:
+    """Batches of ``size`` in the given order; the last is padded, so that all have one shape."""
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        padding = (0, size - len(rows))
+        yield Batch(
+            np.pad(tokens[rows], (padding, (0, 0))),
+            np.pad(labels[rows], padding),
+            np.pad(np.ones(len(rows), np.float32), padding),
+        )
+
+
+def mean(sums: list[np.ndarray]) -> Score:
+    """The means that the sums of several batches amount to."""
+    loss, correct, reviews = np.sum(np.asarray(sums, np.float64), axis=0).tolist()
+    return Score(loss / reviews, correct / reviews)
+
+
+def train_epoch(
+    steps: Steps,
+    state: State,
+    batches: Iterator[Batch],
+    *,
+    every: int = 20,
+    report: Callable[[int, Score], None] = lambda reviews, score: None,
+) -> tuple[State, list[Score]]:
+    """One pass of training, which calls ``report(reviews seen, their mean score)`` after ``every`` steps.
+
+    Returns the new state and the scores of each ``every`` steps. They are fetched that rarely so that the device
+    does not have to wait for Python.
+
+    Raises:
+      FloatingPointError: if the loss is no longer finite.
+    """
+    seen: list[np.ndarray] = []
+    waiting: list[jax.Array] = []
+    curve: list[Score] = []
+
+    def collect() -> None:
+        sums = jax.device_get(waiting)
+        waiting.clear()
+        if not sums:
+            return
+        seen.extend(sums)
+        curve.append(mean(sums))
+        if not np.isfinite(curve[-1].loss):
+            raise FloatingPointError(f"the loss became {curve[-1].loss} within {len(seen)} steps")
+        report(int(sum(s[2] for s in seen)), mean(seen))
+
+    for batch in batches:
+        state, sums = steps.train(state, batch)
+        waiting.append(sums)
+        if len(waiting) == every:
+            collect()
+    collect()
+    return state, curve
+
+
+def evaluate(steps: Steps, state: State, tokens: np.ndarray, labels: np.ndarray) -> Score:
+    """Mean loss and accuracy without dropout."""
+    order = np.arange(len(labels))
+    size = min(EVALUATION_BATCH, len(labels))
+    return mean([np.asarray(steps.evaluate(state, b)) for b in batches(tokens, labels, size, order)])
