@@ -81,9 +81,7 @@ class Texts(NamedTuple):
     labels: np.ndarray
 
 
-def generate(
-    train_size: int = 25_000, test_size: int = 25_000, *, seed: int = 0
-) -> tuple[Texts, Texts]:
+def generate(train_size: int = 25_000, test_size: int = 25_000, *, seed: int = 0) -> tuple[Texts, Texts]:
     """Draws a train and a test split from the same grammar; no text occurs twice in the two.
 
     Args:

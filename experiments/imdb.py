@@ -17,6 +17,7 @@ if __package__ in (None, ""):  # run as a file rather than with -m
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -101,8 +102,9 @@ def build(cell: str, seed: int, arguments: argparse.Namespace, **changes: float)
 
 
 def optimizer(arguments: argparse.Namespace) -> optax.GradientTransformation:
-    """Adam with Keras' epsilon."""
-    return optax.adam(arguments.learning_rate, eps=1e-7)
+    """Keras' Adam, whose epsilon of 1e-7 is added before the second moment's bias is corrected, not after."""
+    adam = optax.inject_hyperparams(optax.adam)
+    return adam(arguments.learning_rate, eps=lambda step: 1e-7 / jnp.sqrt(1 - 0.999 ** (step + 1.0)))
 
 
 def summary(cell: str, arguments: argparse.Namespace, color: bool) -> str:
@@ -195,10 +197,9 @@ def main(arguments: list[str] | None = None) -> list[report.Run]:
         print(summary(cell, options, console.is_terminal))
         runs += [train(cell, options.seed + i, data, options, console) for i in range(options.seeds)]
 
-    is_imdb = data.name == "imdb_reviews"
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    paths = report.write(runs, data.name, is_imdb, settings, options.output)
-    report.show(runs, data.name, is_imdb, console)
+    paths = report.write(runs, data.name, data.is_imdb, settings, options.output)
+    report.show(runs, data.name, data.is_imdb, console)
     console.print("Wrote " + ", ".join(map(str, paths)), soft_wrap=True)
     return runs
 

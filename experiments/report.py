@@ -138,7 +138,7 @@ def _as_json(run: Run) -> dict[str, Any]:
 
 
 def plot(runs: Sequence[Run], data: str, path: Path) -> None:
-    """Loss and accuracy against training steps: running training scores as lines, test scores as dots."""
+    """Loss and accuracy against epochs: running training scores as lines, test scores as dots."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -151,20 +151,19 @@ def plot(runs: Sequence[Run], data: str, path: Path) -> None:
             per_epoch = len(run.curve) / len(run.test)
             for panel, name in zip(panels, Score._fields, strict=True):
                 values = _smooth([getattr(score, name) for score in run.curve])
-                steps = run.every * np.arange(1, len(values) + 1)
                 panel.plot(
-                    steps, values, **style, linewidth=1, alpha=0.5,
+                    np.arange(1, len(values) + 1) / per_epoch, values, **style, linewidth=1, alpha=0.5,
                     label=f"{TITLES[cell]}, training" if number == 0 else None,
                 )  # fmt: skip
                 panel.plot(
-                    run.every * per_epoch * np.arange(1, len(run.test) + 1),
+                    np.arange(1, len(run.test) + 1),
                     [getattr(score, name) for score in run.test], "o", **style,
                     label=f"{TITLES[cell]}, test" if number == 0 else None,
                 )  # fmt: skip
     for panel, name in zip(panels, Score._fields, strict=True):
-        panel.set(xlabel="training step", ylabel=name, title=f"{name}: {data}")
+        panel.set(xlabel="epoch", ylabel=name, title=f"{name}: {data}")
         panel.grid(alpha=0.3)
-    panels[0].legend()
+    panels[1].legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

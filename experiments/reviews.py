@@ -22,6 +22,9 @@ from experiments.corpus import Texts
 
 Source = Literal["auto", "imdb", "generated"]
 
+IMDB = "imdb_reviews"
+GENERATED = "generated reviews (NOT IMDB)"
+
 PAD, START, RARE, INDEX_FROM = 0, 1, 2, 3
 # Keras' filters: every punctuation mark but the apostrophe, and "<br />" leaves the word "br".
 _WORD = re.compile(r'[^ !"#$%&()*+,\-./:;<=>?@\[\\\]^_`{|}~\t\n]+')
@@ -49,8 +52,7 @@ class Reviews:
     """A data set of reviews.
 
     Attributes:
-        name: which reviews these are, for every report of a result: "imdb_reviews" or "generated
-            reviews (NOT IMDB)".
+        name: which reviews these are, for every report of a result: `IMDB` or `GENERATED`.
         train, test: the splits.
         vocabulary: the word of each number, fewer than or exactly `num_words`.
     """
@@ -59,6 +61,11 @@ class Reviews:
     train: Split
     test: Split
     vocabulary: list[str]
+
+    @property
+    def is_imdb(self) -> bool:
+        """Whether these are the real reviews."""
+        return self.name == IMDB
 
 
 def load(
@@ -125,9 +132,7 @@ def rank(texts: Iterable[str]) -> list[str]:
     return [word for word, _ in counts.most_common()]
 
 
-def encode(
-    texts: Sequence[str], numbers: dict[str, int], *, num_words: int, maxlen: int
-) -> np.ndarray:
+def encode(texts: Sequence[str], numbers: dict[str, int], *, num_words: int, maxlen: int) -> np.ndarray:
     """Turns N texts into an (N, maxlen) int32 array.
 
     `numbers` gives the number of each known word. Unknown words are left out, numbers that reach
@@ -150,7 +155,7 @@ def _texts(
             train, test = _imdb(data_dir)
             cut = slice(limit)
             return (
-                "imdb_reviews",
+                IMDB,
                 Texts(train.texts[cut], train.labels[cut]),
                 Texts(test.texts[cut], test.labels[cut]),
             )
@@ -159,7 +164,7 @@ def _texts(
                 raise
             _warn(error)
     size = 25_000 if limit is None else min(limit, 25_000)
-    return "generated reviews (NOT IMDB)", *corpus.generate(size, size, seed=seed)
+    return GENERATED, *corpus.generate(size, size, seed=seed)
 
 
 def _imdb(data_dir: str | os.PathLike[str] | None) -> tuple[Texts, Texts]:
@@ -171,8 +176,7 @@ def _imdb(data_dir: str | os.PathLike[str] | None) -> tuple[Texts, Texts]:
     except Exception as cause:
         place = data_dir or os.environ.get("TFDS_DATA_DIR") or "the default folder of tfds"
         raise DataUnavailable(
-            f"cannot get the IMDB reviews from {place}.\n"
-            f"Cause: {type(cause).__name__}: {cause}\n{_ADVICE}"
+            f"cannot get the IMDB reviews from {place}.\nCause: {type(cause).__name__}: {cause}\n{_ADVICE}"
         ) from cause
 
 

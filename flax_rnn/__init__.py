@@ -15,6 +15,8 @@ from flax_rnn.cells import GRUCell as GRUCell
 from flax_rnn.cells import LSTMCarry as LSTMCarry
 from flax_rnn.cells import LSTMCell as LSTMCell
 from flax_rnn.cells import SimpleRNNCell as SimpleRNNCell
+from flax_rnn.cudnn import CuDNNGRUCell as CuDNNGRUCell
+from flax_rnn.cudnn import CuDNNLSTMCell as CuDNNLSTMCell
 from flax_rnn.dropout import DropoutMasks as DropoutMasks
 from flax_rnn.sequence import SequenceOptions as SequenceOptions
 from flax_rnn.sequence import rnn as rnn

@@ -1,5 +1,6 @@
 """Checks of what users pass in: each error names the argument, what was expected and what came."""
 
+from numbers import Integral, Real
 from typing import Any, NoReturn
 
 import jax
@@ -8,13 +9,13 @@ import jax.numpy as jnp
 
 def positive_int(argument: str, value: Any) -> None:
     """Raises ``ValueError`` unless ``value`` is an integer above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
         raise ValueError(f"{argument}: expected a positive integer, got {value!r}")
 
 
 def rate(argument: str, value: Any) -> None:
     """Raises ``ValueError`` unless ``value`` is a dropout rate in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise ValueError(f"{argument}: expected a rate in [0, 1), got {value!r}")
 
 

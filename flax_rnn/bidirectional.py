@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flax_rnn.cell import Carry, Cell, Params
 from flax_rnn.sequence import SequenceOptions, rnn
@@ -52,7 +53,7 @@ def merge(forward: jax.Array, backward: jax.Array, merge_mode: str | None) -> An
 def bidirectional(
     cells: tuple[Cell, Cell],
     params: tuple[Params, Params],
-    inputs: jax.Array,
+    inputs: ArrayLike,
     *,
     merge_mode: str | None = "concat",
     initial_state: Carry = None,
@@ -82,6 +83,11 @@ def bidirectional(
     Source: Schuster & Paliwal 1997, "Bidirectional Recurrent Neural Networks"; ``keras.layers.Bidirectional``.
     """
     check_merge_mode(merge_mode)
+    for name, pair in (("cells", cells), ("params", params)):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(
+                f"{name}: expected a pair, of the forward and the backward cell, got {type(pair).__name__}"
+            )
     states = (None, None) if initial_state is None else initial_state
     if not isinstance(states, tuple | list) or len(states) != 2:
         raise ValueError(

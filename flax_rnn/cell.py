@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flax_rnn import _checks
 
@@ -103,7 +104,7 @@ class Cell(Protocol):
 
 
 def apply_cell(
-    cell: Cell, params: Params, carry: Carry, inputs: jax.Array, masks: Masks = None
+    cell: Cell, params: Params, carry: Carry, inputs: ArrayLike, masks: Masks = None
 ) -> tuple[Carry, jax.Array]:
     """One step: ``(carry, inputs (B, D)) -> (new carry, output (B, H))``.
 

@@ -98,7 +98,7 @@ class LSTMCell(DenseCell):
 
     def _bias_initializer(self) -> initializers.Initializer:
         bias = initializers.get(self.bias_initializer)
-        return initializers.unit_forget_bias(bias, self.units) if self.unit_forget_bias else bias
+        return initializers.unit_forget_bias(bias, self.units, self.units) if self.unit_forget_bias else bias
 
 
 @dataclasses.dataclass(unsafe_hash=True)

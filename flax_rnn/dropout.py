@@ -7,7 +7,7 @@ Source: Gal & Ghahramani 2016, "A Theoretically Grounded Application of Dropout 
 gates share a mask is decided as in Keras.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,23 @@ class DropoutMasks(NamedTuple):
 
     inputs: tuple[jax.Array, ...] | None = None
     recurrent: tuple[jax.Array, ...] | None = None
+
+
+class Dropout(NamedTuple):
+    """What a layer drops: a key to draw masks with, or the masks; neither for nothing."""
+
+    key: jax.Array | None = None
+    masks: Any = None
+
+    def of_layer(self, index: int) -> "Dropout":
+        """That of the cell at ``index`` of a stack."""
+        key = None if self.key is None else layer_key(self.key, index)
+        return Dropout(key, None if self.masks is None else self.masks[index])
+
+
+def layer_key(key: jax.Array, index: int) -> jax.Array:
+    """The key of the cell at ``index`` of a stack."""
+    return jax.random.fold_in(key, index)
 
 
 def draw_masks(key: jax.Array, rate: float, inputs: jax.Array, features: int, count: int) -> tuple[jax.Array, ...]:

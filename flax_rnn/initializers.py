@@ -76,13 +76,13 @@ def get(initializer: InitializerLike, argument: str = "initializer") -> Initiali
     return _BY_NAME[initializer]
 
 
-def unit_forget_bias(bias: Initializer, units: int) -> Initializer:
-    """``bias`` for an LSTM's gates i, c, o and ones for f, the second quarter of ``(4 H,)``.
+def unit_forget_bias(bias: Initializer, start: int, units: int) -> Initializer:
+    """``bias``, but for ones at the ``units`` places from ``start`` on, where an LSTM has its forget gate.
 
     Source: Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent Network Architectures"; Keras' LSTMCell.
     """
 
     def initialize(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return bias(key, shape, dtype).at[units : 2 * units].set(1)
+        return bias(key, shape, dtype).at[start : start + units].set(1)
 
     return initialize

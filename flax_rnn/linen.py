@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from flax_rnn import cells, dense, stacked
+from flax_rnn import cells, cudnn, dense, stacked
 from flax_rnn.bidirectional import bidirectional, check_directions, check_merge_mode
 from flax_rnn.cell import Carry, Cell, Params, apply_cell, zero_carry
 from flax_rnn.sequence import SequenceOptions, rnn
@@ -112,6 +112,18 @@ class GRUCell(_DenseCell, cells.GRUCell):
     core_type: ClassVar[type[dense.DenseCell]] = cells.GRUCell
 
 
+class CuDNNLSTMCell(_DenseCell, cudnn.CuDNNLSTMCell):
+    """``flax_rnn.CuDNNLSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[dense.DenseCell]] = cudnn.CuDNNLSTMCell
+
+
+class CuDNNGRUCell(_DenseCell, cudnn.CuDNNGRUCell):
+    """``flax_rnn.CuDNNGRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[dense.DenseCell]] = cudnn.CuDNNGRUCell
+
+
 class StackedRNNCells(_Cell):
     """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
 
@@ -177,11 +189,12 @@ class _Layer(nn.Module, SequenceOptions, kw_only=True):
         training: bool | None = None,
         *,
         seq_lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
     ) -> Any:
         """Runs the cell over ``inputs`` ``(B, T, D)``.
 
         Args:
-          inputs, initial_state, mask, seq_lengths: as in ``flax_rnn.rnn``, and so is what returns.
+          inputs, initial_state, mask, seq_lengths, resets: as in ``flax_rnn.rnn``, and so is what returns.
           training: whether dropout is active; ``None`` for ``not deterministic``.
         """
         return rnn(
@@ -191,6 +204,7 @@ class _Layer(nn.Module, SequenceOptions, kw_only=True):
             initial_state=initial_state,
             mask=mask,
             seq_lengths=seq_lengths,
+            resets=resets,
             dropout_key=self.dropout_key(training),
             **self.options,
         )
@@ -256,6 +270,18 @@ class GRU(_DenseLayer, cells.GRUCell):
     cell_type: ClassVar[type[_DenseCell]] = GRUCell
 
 
+class CuDNNLSTM(_DenseLayer, cudnn.CuDNNLSTMCell):
+    """``CuDNNLSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+
+    cell_type: ClassVar[type[_DenseCell]] = CuDNNLSTMCell
+
+
+class CuDNNGRU(_DenseLayer, cudnn.CuDNNGRUCell):
+    """``CuDNNGRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+
+    cell_type: ClassVar[type[_DenseCell]] = CuDNNGRUCell
+
+
 class Bidirectional(nn.Module):
     """A layer and its counterpart in the other direction, with their outputs merged.
 
@@ -296,6 +322,7 @@ class Bidirectional(nn.Module):
         training: bool | None = None,
         *,
         seq_lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
     ) -> Any:
         """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
         forward, backward = self.forward_layer, self.backward_layer
@@ -309,6 +336,7 @@ class Bidirectional(nn.Module):
             initial_state=initial_state,
             mask=mask,
             seq_lengths=seq_lengths,
+            resets=resets,
             dropout_key=backward.dropout_key(training) if key is None else key,
             **forward.options,
         )

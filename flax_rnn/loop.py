@@ -45,10 +45,11 @@ class State(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What comes in at each step: projected inputs, and ``(B,)`` booleans, which rows count."""
+    """What comes in at each step: projected inputs, and ``(B,)`` booleans, which rows count and which start anew."""
 
     projected: Projected
     mask: jax.Array | None
+    resets: jax.Array | None
 
 
 def start(loop: Loop, weights: Weights, carry: Carry, first: Projected) -> State:
@@ -60,7 +61,9 @@ def start(loop: Loop, weights: Weights, carry: Carry, first: Projected) -> State
 def advance(
     loop: Loop, weights: Weights, state: State, inputs: Inputs, affine: Affine = affine
 ) -> tuple[State, jax.Array | None]:
-    """One iteration: the cell's step, and what the mask makes of it."""
+    """One iteration: the cell's step, and what resets and the mask make of it."""
+    if inputs.resets is not None:
+        state = jax.tree.map(lambda leaf: jnp.where(expand(inputs.resets, leaf), jnp.zeros_like(leaf), leaf), state)
     carry, output = loop.cell.step(weights, state.carry, inputs.projected, affine)
     if inputs.mask is not None:
         carry = jax.tree.map(lambda new, old: jnp.where(expand(inputs.mask, new), new, old), carry, state.carry)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from flax_rnn import cells, dense, stacked
+from flax_rnn import cells, cudnn, dense, stacked
 from flax_rnn.bidirectional import bidirectional, check_directions, check_merge_mode
 from flax_rnn.cell import Carry, Cell, Params, apply_cell, zero_carry
 from flax_rnn.sequence import SequenceOptions, rnn
@@ -159,6 +159,20 @@ class GRUCell(_DenseCell, cells.GRUCell):
     core_type = cells.GRUCell
 
 
+@dataclasses.dataclass(eq=False, repr=False)
+class CuDNNLSTMCell(_DenseCell, cudnn.CuDNNLSTMCell):
+    """``flax_rnn.CuDNNLSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type = cudnn.CuDNNLSTMCell
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class CuDNNGRUCell(_DenseCell, cudnn.CuDNNGRUCell):
+    """``flax_rnn.CuDNNGRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type = cudnn.CuDNNGRUCell
+
+
 class StackedRNNCells(_Cell):
     """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
 
@@ -217,12 +231,13 @@ class _Layer(_Module, SequenceOptions):
         training: bool | None = None,
         *,
         seq_lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         rngs: RngSource | None = None,
     ) -> Any:
         """Runs the cell over ``inputs`` ``(B, T, D)``.
 
         Args:
-          inputs, initial_state, mask, seq_lengths: as in ``flax_rnn.rnn``, and so is what returns.
+          inputs, initial_state, mask, seq_lengths, resets: as in ``flax_rnn.rnn``, and so is what returns.
           training: whether dropout is active; ``None`` for ``not deterministic``.
           rngs: where to take the dropout key from, in place of the cell's own stream.
         """
@@ -233,6 +248,7 @@ class _Layer(_Module, SequenceOptions):
             initial_state=initial_state,
             mask=mask,
             seq_lengths=seq_lengths,
+            resets=resets,
             dropout_key=self._dropout_key(training, rngs),
             **self.options,
         )
@@ -298,6 +314,20 @@ class GRU(_DenseLayer, cells.GRUCell):
     cell_type = GRUCell
 
 
+@dataclasses.dataclass(eq=False, repr=False)
+class CuDNNLSTM(_DenseLayer, cudnn.CuDNNLSTMCell):
+    """``CuDNNLSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+
+    cell_type = CuDNNLSTMCell
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class CuDNNGRU(_DenseLayer, cudnn.CuDNNGRUCell):
+    """``CuDNNGRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+
+    cell_type = CuDNNGRUCell
+
+
 class Bidirectional(nnx.Module):
     """A layer and its counterpart in the other direction, with their outputs merged.
 
@@ -339,6 +369,7 @@ class Bidirectional(nnx.Module):
         training: bool | None = None,
         *,
         seq_lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
         rngs: RngSource | None = None,
     ) -> Any:
         """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
@@ -352,6 +383,7 @@ class Bidirectional(nnx.Module):
             initial_state=initial_state,
             mask=mask,
             seq_lengths=seq_lengths,
+            resets=resets,
             dropout_key=backward._dropout_key(training, rngs) if key is None else key,
             **forward.options,
         )

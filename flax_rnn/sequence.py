@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
-from flax_rnn.cell import Carry, Cell, Params
+from flax_rnn.cell import Carry, Cell, Masks, Params
+from flax_rnn.dropout import Dropout
 from flax_rnn.fused import adjoint
 from flax_rnn.fused.select import choose
 from flax_rnn.loop import Inputs, Loop, expand, scan, start
-from flax_rnn.stacked import StackedRNNCells, layer_key
+from flax_rnn.stacked import StackedRNNCells
 
 _SCANS = {"scan": scan, "fused": adjoint.scan}
 
@@ -51,12 +52,14 @@ class SequenceOptions:
 def rnn(
     cell: Cell,
     params: Params,
-    inputs: jax.Array,
+    inputs: ArrayLike,
     *,
     initial_state: Carry = None,
     mask: ArrayLike | None = None,
     seq_lengths: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
     dropout_key: jax.Array | None = None,
+    dropout_masks: Masks = None,
     return_sequences: bool = False,
     return_state: bool = False,
     go_backwards: bool = False,
@@ -78,7 +81,10 @@ def rnn(
       initial_state: the carry to start from, in the structure that ``return_state`` returns; ``None`` for zeros.
       mask: booleans ``(B, T)``, or ``(T, B)`` where ``time_major``: which steps count. Any pattern will do.
       seq_lengths: integers ``(B,)``: how many steps at the start count; in place of ``mask``.
+      resets: booleans ``(B, T)``, or ``(T, B)`` where ``time_major``: the steps ahead of which the carry is set to
+        zero, for rows in which several sequences follow each other.
       dropout_key: the key of the dropout masks when training; ``None`` for no dropout.
+      dropout_masks: the masks themselves, as ``cell.dropout_masks`` draws them; in place of ``dropout_key``.
 
     Returns:
       ``outputs``, ``(B, T, H)`` or ``(B, H)`` in the compute dtype, or ``(outputs, carry)`` where ``return_state``.
@@ -92,12 +98,17 @@ def rnn(
     _check_inputs(cell, inputs, time_major)
     _check_unroll(unroll)
     choose(cell, implementation)
+    if dropout_key is not None and dropout_masks is not None:
+        raise ValueError("dropout_key, dropout_masks: expected at most one of them, got both")
     x = inputs if time_major else inputs.swapaxes(0, 1)
     steps_used = _steps_used(mask, seq_lengths, x.shape[0], x.shape[1], time_major)
+    starts = None if resets is None else _booleans("resets", resets, x.shape[0], x.shape[1], time_major)
     loop = Loop(
         cell, return_sequences, go_backwards, unroll, zero_output_for_mask, steps_used is not None, implementation
     )
-    outputs, carry = _run(loop, params, x, steps_used, initial_state, dropout_key)
+    outputs, carry = _run(
+        loop, params, Inputs(x, steps_used, starts), initial_state, Dropout(dropout_key, dropout_masks)
+    )
     if return_sequences:
         if go_backwards and not keep_order:
             outputs = jnp.flip(outputs, 0)
@@ -106,22 +117,16 @@ def rnn(
 
 
 def _run(
-    loop: Loop,
-    params: Params,
-    x: jax.Array,
-    mask: jax.Array | None,
-    initial_state: Carry,
-    dropout_key: jax.Array | None,
-    where: str = "initial_state",
+    loop: Loop, params: Params, inputs: Inputs, initial_state: Carry, dropout: Dropout, where: str = "initial_state"
 ) -> tuple[jax.Array, Carry]:
-    """``rnn`` on time-major ``x`` ``(T, B, D)`` and ``mask`` ``(T, B)``; outputs are in the order of the inputs."""
-    cell = loop.cell
+    """``rnn`` on time-major inputs, not projected yet; outputs are in the order of the inputs."""
+    cell, x = loop.cell, inputs.projected
     if isinstance(cell, StackedRNNCells):
-        return _run_stack(loop, cell, params, x, mask, initial_state, dropout_key, where)
-    masks = None if dropout_key is None else cell.dropout_masks(dropout_key, x[0])
-    if mask is not None:
+        return _run_stack(loop, cell, params, inputs, initial_state, dropout, where)
+    masks = dropout.masks if dropout.key is None else cell.dropout_masks(dropout.key, x[0])
+    if inputs.mask is not None:
         # Zeros in place of what is masked: a NaN there would reach the gradients even through a `where` on the carry.
-        x = jnp.where(expand(mask, x), x, jnp.zeros_like(x))
+        x = jnp.where(expand(inputs.mask, x), x, jnp.zeros_like(x))
     projected = cell.project(params, x, masks)
     first = jax.tree.map(lambda leaf: leaf[0], projected)
     carry = cell.initial_carry(params, first)
@@ -130,7 +135,7 @@ def _run(
         carry = jax.tree.map(lambda zeros, leaf: jnp.asarray(leaf, zeros.dtype), carry, given)
     weights = cell.prepare(params, first, masks)
     evaluate = _SCANS[choose(cell, loop.implementation).implementation]
-    state, outputs = evaluate(loop, weights, start(loop, weights, carry, first), Inputs(projected, mask))
+    state, outputs = evaluate(loop, weights, start(loop, weights, carry, first), inputs._replace(projected=projected))
     return (state.output if outputs is None else outputs), state.carry
 
 
@@ -138,10 +143,9 @@ def _run_stack(
     loop: Loop,
     stack: StackedRNNCells,
     params: Params,
-    x: jax.Array,
-    mask: jax.Array | None,
+    inputs: Inputs,
     initial_state: Carry,
-    dropout_key: jax.Array | None,
+    dropout: Dropout,
     where: str,
 ) -> tuple[jax.Array, Carry]:
     """``_run`` layer by layer: a cell needs of those below it their outputs only."""
@@ -150,14 +154,16 @@ def _run_stack(
     if not isinstance(states, tuple | list) or len(states) != count:
         raise ValueError(f"{where}: expected one state for each of {count} cells, got {_checks.describe(states)}")
     carries = []
+    outputs: Any = None
     for index, cell in enumerate(stack.cells):
         # Below the top, outputs of masked steps are not seen, and zeros are the cheapest.
         below = {"return_sequences": True, "zero": True} if index < count - 1 else {}
         layer = dataclasses.replace(loop, cell=cell, **below)
-        key = None if dropout_key is None else layer_key(dropout_key, index)
-        x, carry = _run(layer, params[index], x, mask, states[index], key, f"{where}[{index}]")
+        own = dropout.of_layer(index)
+        outputs, carry = _run(layer, params[index], inputs, states[index], own, f"{where}[{index}]")
+        inputs = inputs._replace(projected=outputs)
         carries.append(carry)
-    return x, tuple(carries)
+    return outputs, tuple(carries)
 
 
 def _check_inputs(cell: Cell, inputs: jax.Array, time_major: bool) -> None:
@@ -182,19 +188,24 @@ def _steps_used(mask: Any, seq_lengths: Any, steps: int, batch: int, time_major:
     if mask is not None and seq_lengths is not None:
         raise ValueError("mask, seq_lengths: expected at most one of them, got both")
     if mask is not None:
-        mask = jnp.asarray(mask)
-        if mask.dtype != jnp.bool_:
-            raise TypeError(f"mask: expected booleans, got dtype {mask.dtype}")
-        expected = (steps, batch) if time_major else (batch, steps)
-        if mask.shape != expected:
-            axes = "(T, B)" if time_major else "(B, T)"
-            raise ValueError(f"mask: expected shape {axes} = {expected}, got {mask.shape}")
-        return mask if time_major else mask.swapaxes(0, 1)
+        return _booleans("mask", mask, steps, batch, time_major)
     if seq_lengths is not None:
         seq_lengths = jnp.asarray(seq_lengths)
         if not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
             raise TypeError(f"seq_lengths: expected integers, got dtype {seq_lengths.dtype}")
         if seq_lengths.shape != (batch,):
             raise ValueError(f"seq_lengths: expected shape (B,) = {(batch,)}, got {seq_lengths.shape}")
-        return jnp.arange(steps, dtype=seq_lengths.dtype)[:, None] < seq_lengths
+        return jnp.arange(steps)[:, None] < seq_lengths.astype(jnp.int32)
     return None
+
+
+def _booleans(argument: str, value: Any, steps: int, batch: int, time_major: bool) -> jax.Array:
+    """``value`` as booleans ``(T, B)``."""
+    value = jnp.asarray(value)
+    if value.dtype != jnp.bool_:
+        raise TypeError(f"{argument}: expected booleans, got dtype {value.dtype}")
+    expected = (steps, batch) if time_major else (batch, steps)
+    if value.shape != expected:
+        axes = "(T, B)" if time_major else "(B, T)"
+        raise ValueError(f"{argument}: expected shape {axes} = {expected}, got {value.shape}")
+    return value if time_major else value.swapaxes(0, 1)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn.cell import Affine, Cell, Params, affine
+from flax_rnn.dropout import layer_key
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -108,8 +109,3 @@ class StackedRNNCells:
             weights.append((params[index], own_masks, prepared))
             output = cell.step(prepared, carries[-1], projected)[1]
         return tuple(carries), tuple(weights)
-
-
-def layer_key(key: jax.Array, index: int) -> jax.Array:
-    """The dropout key of the cell at ``index`` of a stack."""
-    return jax.random.fold_in(key, index)

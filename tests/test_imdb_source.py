@@ -126,9 +126,7 @@ def test_the_stock_builder_reads_what_we_prepare(prepared: Path) -> None:
     assert [row["text"] for row in stock.as_data_source("unsupervised")] == [b"no label"]
 
 
-def test_an_archive_that_was_downloaded_needs_no_network(
-    prepared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_that_was_downloaded_needs_no_network(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(prepared / "imdb_reviews")
     _use_proxy(monkeypatch, port=9)
     assert _as_dict(imdb_source.read(prepared)[1]) == REVIEWS["test"]
@@ -187,7 +185,7 @@ def test_tfrecord_is_refused_by_name(prepared: Path) -> None:
 
 def test_a_folder_without_description_is_refused(prepared: Path) -> None:
     (prepared / FOLDER / "dataset_info.json").unlink()
-    with pytest.raises(ValueError, match="no dataset_info.json"):
+    with pytest.raises(ValueError, match=r"no dataset_info\.json"):
         imdb_source.read(prepared)
 
 

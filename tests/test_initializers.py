@@ -67,7 +67,7 @@ def test_all_names_of_keras_are_known() -> None:
 
 
 def test_unit_forget_bias() -> None:
-    random = initializers.unit_forget_bias(initializers.get("normal"), 3)(jax.random.key(0), (12,))
+    random = initializers.unit_forget_bias(initializers.get("normal"), 3, 3)(jax.random.key(0), (12,))
     np.testing.assert_array_equal(random[3:6], np.ones(3))
     assert np.all(np.delete(np.asarray(random), [3, 4, 5]) != 1)
     assert len(np.unique(random)) == 10

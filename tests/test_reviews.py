@@ -12,8 +12,7 @@ from experiments import reviews
 from experiments.corpus import Texts
 
 DATA_DIR = Path(
-    os.environ.get("TFDS_DATA_DIR")
-    or Path(__file__).resolve().parents[2] / "shared" / "tensorflow_datasets"
+    os.environ.get("TFDS_DATA_DIR") or Path(__file__).resolve().parents[2] / "shared" / "tensorflow_datasets"
 )
 needs_imdb = pytest.mark.skipif(
     not (DATA_DIR / "imdb_reviews/plain_text/1.0.0").is_dir(),
@@ -85,9 +84,7 @@ def test_encode_cuts_and_fills_as_keras(maxlen: int) -> None:
     rng = np.random.default_rng(0)
     sequences = [[1, *rng.integers(4, 50, size=rng.integers(0, 20)).tolist()] for _ in range(40)]
     texts = [" ".join(f"w{number}" for number in sequence[1:]) for sequence in sequences]
-    tokens = reviews.encode(
-        texts, {f"w{number}": number for number in range(4, 50)}, num_words=50, maxlen=maxlen
-    )
+    tokens = reviews.encode(texts, {f"w{number}": number for number in range(4, 50)}, num_words=50, maxlen=maxlen)
     np.testing.assert_array_equal(tokens, keras.utils.pad_sequences(sequences, maxlen=maxlen))
 
 

@@ -49,30 +49,30 @@ def _forward(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tupl
 
 
 def _backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any, Any, Any]:
-    weights, (projected, mask), carries, products, held = residuals
+    weights, inputs, carries, products, held = residuals
     final, outputs = cotangents
 
-    def replay(weights: Any, state: State, projected: Any, mask: Any, products: Any) -> tuple[State, Any]:
-        return advance(loop, weights, state, Inputs(projected, mask), _recaller(products))
+    def replay(weights: Any, state: State, inputs: Inputs, products: Any) -> tuple[State, Any]:
+        return advance(loop, weights, state, inputs, _recaller(products))
 
     def body(ahead: State, step: Any) -> tuple[State, State]:
-        carry, projected, mask, products, output = step
+        carry, inputs, products, output = step
         # Of a held output only the place matters, not the value: a mask passes it on as it is.
-        _, pull = jax.vjp(lambda state: replay(weights, state, projected, mask, products), State(carry, held))
+        _, pull = jax.vjp(lambda state: replay(weights, state, inputs, products), State(carry, held))
         return pull((ahead, output))[0], ahead
 
-    steps = (carries, projected, mask, products, outputs)
+    steps = (carries, inputs, products, outputs)
     initial, ahead = jax.lax.scan(body, final, steps, reverse=not loop.reverse, unroll=loop.unroll or 1)
 
     def all_steps(weights: Any, projected: Any) -> Any:
-        over_time = jax.vmap(
-            lambda carry, projected, mask, products: replay(weights, State(carry, held), projected, mask, products)
-        )
-        return over_time(carries, projected, mask, products)
+        def one(carry: Any, inputs: Inputs, products: Any) -> Any:
+            return replay(weights, State(carry, held), inputs, products)
 
-    _, pull = jax.vjp(all_steps, weights, projected)
+        return jax.vmap(one)(carries, inputs._replace(projected=projected), products)
+
+    _, pull = jax.vjp(all_steps, weights, inputs.projected)
     d_weights, d_projected = pull((ahead, outputs))
-    return d_weights, initial, Inputs(d_projected, None)
+    return d_weights, initial, Inputs(d_projected, None, None)
 
 
 scan.defvjp(_forward, _backward)
