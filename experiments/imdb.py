@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from flax import nnx
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from experiments import report, reviews
 from experiments.training import LAYERS, Classifier, Score, batches, compile_steps, evaluate, train_epoch
@@ -150,10 +150,10 @@ class Meter:
         self.start = time.perf_counter()
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=8),
+            TaskProgressColumn(),
             TextColumn("{task.fields[score]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -163,7 +163,7 @@ class Meter:
     def update(self, seen: int, score: Score) -> None:
         """Shows the mean score of the reviews seen so far."""
         speed = seen / (time.perf_counter() - self.start)
-        text = f"loss {score.loss:.4f} accuracy {score.accuracy:.4f} {speed:,.0f} reviews/s"
+        text = f"loss {score.loss:.3f} accuracy {score.accuracy:.3f} {speed:,.0f} reviews/s"
         self.bar.update(self.task, completed=seen, score=text)
 
     def __enter__(self) -> Self:

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -78,32 +78,30 @@ def table(runs: Sequence[Run], data: str, is_imdb: bool) -> Table:
     """Loss and accuracy at the end of training, the mean over seeds and their range, beside the published figures."""
     seeds = len({run.seed for run in runs})
     title = f"{data}: after {len(runs[0].test)} epochs" + (f", mean of {seeds} seeds (range)" if seeds > 1 else "")
+    groups = by_cell(runs)
     result = Table(title=title)
-    result.add_column("cell")
-    for column in ("parameters", "train acc", "train loss", "test acc", "test loss"):
-        result.add_column(column, justify="right")
-    for column in ("published acc", "published loss"):
-        result.add_column(column if is_imdb else f"{column} (IMDB)", justify="right")
-    result.add_column("reviews/s", justify="right")
+    result.add_column("")
+    for name in groups:
+        result.add_column(TITLES[name], justify="right")
 
-    def cell(scores: list[float]) -> str:
-        text = f"{np.mean(scores):.3f}"
-        return text if len(scores) == 1 else f"{text} ({min(scores):.3f}-{max(scores):.3f})"
+    def row(label: str, of: Callable[[Run], float], form: str = ".3f") -> None:
+        result.add_row(label, *(_mean_and_range([of(run) for run in group], form) for group in groups.values()))
 
-    for name, group in by_cell(runs).items():
-        train, test = [run.train[-1] for run in group], [run.test[-1] for run in group]
-        result.add_row(
-            TITLES[name],
-            f"{group[0].parameters:,}",
-            cell([score.accuracy for score in train]),
-            cell([score.loss for score in train]),
-            cell([score.accuracy for score in test]),
-            cell([score.loss for score in test]),
-            f"{PUBLISHED[name].accuracy:.3f}",
-            f"{PUBLISHED[name].loss:.3f}",
-            f"{np.mean([run.reviews_per_second for run in group]):,.0f}",
-        )
+    published = "published" if is_imdb else "published (IMDB)"
+    row("parameters", lambda run: run.parameters, ",.0f")
+    row("train accuracy", lambda run: run.train[-1].accuracy)
+    row("train loss", lambda run: run.train[-1].loss)
+    row("test accuracy", lambda run: run.test[-1].accuracy)
+    row(f"{published} test accuracy", lambda run: PUBLISHED[run.cell].accuracy)
+    row("test loss", lambda run: run.test[-1].loss)
+    row(f"{published} test loss", lambda run: PUBLISHED[run.cell].loss)
+    row("reviews/s", lambda run: run.reviews_per_second, ",.0f")
     return result
+
+
+def _mean_and_range(values: list[float], form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return format(np.mean(values), form) + (f" ({low}-{high})" if low != high else "")
 
 
 def markdown(runs: Sequence[Run], data: str, is_imdb: bool) -> str:

@@ -55,7 +55,7 @@ def test_a_run_writes_results_table_and_picture(everything: Any) -> None:
         assert one["reviews_per_second"] > 0
     assert found["settings"]["units"] == 8 and found["environment"]["jax"]
     assert (folder / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (folder / "table.md").read_text().count("\n| ") == 5
+    assert (folder / "table.md").read_text().count("\n| ") == 10
 
 
 def test_made_up_reviews_are_never_called_imdb(everything: Any) -> None:
