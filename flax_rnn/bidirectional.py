@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from flax_rnn.cell import Carry, Cell, Params
+from flax_rnn.cell import Carry, Cell, Masks, Params
 from flax_rnn.sequence import SequenceOptions, rnn
 
 MERGE_MODES = ("concat", "sum", "ave", "mul", None)
@@ -58,6 +58,7 @@ def bidirectional(
     merge_mode: str | None = "concat",
     initial_state: Carry = None,
     dropout_key: jax.Array | None = None,
+    dropout_masks: Masks = None,
     return_sequences: bool = False,
     return_state: bool = False,
     go_backwards: bool = False,
@@ -74,6 +75,7 @@ def bidirectional(
       merge_mode: see ``merge``.
       initial_state: ``(forward carry, backward carry)``; ``None`` for zeros.
       dropout_key: as in ``rnn``; each direction gets a key of its own.
+      dropout_masks: in place of it a pair of masks, each as in ``rnn``.
       go_backwards: whether ``cells[0]`` runs backwards and ``cells[1]`` forwards instead.
       return_sequences, return_state, **options: as in ``rnn``.
 
@@ -100,6 +102,7 @@ def bidirectional(
             rnn(
                 cell, weights, inputs, initial_state=state, return_sequences=return_sequences, return_state=True,
                 dropout_key=None if dropout_key is None else jax.random.fold_in(dropout_key, direction),
+                dropout_masks=None if dropout_masks is None else dropout_masks[direction],
                 go_backwards=go_backwards != (direction == 1), **options,
             )
             for direction, (cell, weights, state) in enumerate(zip(cells, params, states, strict=True))

@@ -99,3 +99,13 @@ def test_masks_may_be_given_in_place_of_a_key() -> None:
     assert not np.allclose(flax_rnn.rnn(cell, params, x), expected)
     with pytest.raises(ValueError, match=r"^dropout_key, dropout_masks: expected at most one"):
         flax_rnn.rnn(cell, params, x, dropout_key=key, dropout_masks=masks)
+
+
+def test_both_directions_take_masks_of_their_own() -> None:
+    cell = flax_rnn.GRUCell(H, dropout=0.3)
+    params = [cell.init_params(jax.random.key(i), D) for i in range(2)]
+    x = jax.random.normal(jax.random.key(2), (B, T, D))
+    masks = [cell.dropout_masks(jax.random.key(i), x[:, 0]) for i in (3, 4)]
+    merged = flax_rnn.bidirectional((cell, cell), (params[0], params[1]), x, dropout_masks=masks)
+    expected = [flax_rnn.rnn(cell, params[i], x, dropout_masks=masks[i], go_backwards=i == 1) for i in range(2)]
+    np.testing.assert_allclose(merged, np.concatenate(expected, -1), rtol=1e-6)
