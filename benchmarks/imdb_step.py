@@ -52,13 +52,14 @@ def ours(cell: str) -> Workload:
     model = Classifier(
         cell, num_words=NUM_WORDS, embedding=UNITS, units=UNITS, dropout=0.2, recurrent_dropout=0.2, rngs=nnx.Rngs(0)
     )
-    weights = map(jnp.asarray, initial_weights(cell))
-    recurrent = model.recurrent.cell
-    for parameter in (
+    recurrent: Any = model.recurrent.cell
+    dense: Any = model.dense
+    parameters = [
         model.embedding.embedding, recurrent.kernel, recurrent.recurrent_kernel, recurrent.bias,
-        model.dense.kernel, model.dense.bias,
-    ):  # fmt: skip
-        parameter[...] = next(weights)
+        dense.kernel, dense.bias,
+    ]  # fmt: skip
+    for parameter, value in zip(parameters, initial_weights(cell), strict=True):
+        parameter[...] = jnp.asarray(value)
     state, steps = compile_steps(model, optax.adam(1e-3, eps=1e-7))
 
     def predict(tokens: np.ndarray) -> np.ndarray:
@@ -90,12 +91,13 @@ def keras(backend: str, cell: str) -> Workload:
     )
     model.set_weights(initial_weights(cell))
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    silent: Any = 0
 
     def predict(tokens: np.ndarray) -> np.ndarray:
-        return model.predict(tokens, verbose=0)[:, 0]
+        return model.predict(tokens, verbose=silent)[:, 0]
 
     def train(tokens: np.ndarray, labels: np.ndarray) -> None:
-        model.fit(tokens, labels, batch_size=BATCH, epochs=1, verbose=0, shuffle=False)
+        model.fit(tokens, labels, batch_size=BATCH, epochs=1, verbose=silent, shuffle=False)
 
     return predict, train
 
@@ -200,10 +202,11 @@ def main() -> None:
     )
     parser.add_argument("--cell", choices=(*CELLS, "all"), default="lstm", help="[%(default)s]")
     parser.add_argument(
-        "--against", nargs="*", choices=CONTESTANTS[1:], default=CONTESTANTS[1:], help="contestants [all]"
-    )
+        "--against", nargs="*", choices=CONTESTANTS[1:], default=list(CONTESTANTS[1:3]),
+        help="contestants; keras-torch takes seconds a step on a CPU [keras-jax keras-tensorflow]",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=20, help="steps in a turn [%(default)s]")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each contestant [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each contestant [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="few and short turns, nothing written")
     parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--probabilities", type=Path, help=argparse.SUPPRESS)
