@@ -15,6 +15,9 @@ from flax_rnn.cells import GRUCell as GRUCell
 from flax_rnn.cells import LSTMCarry as LSTMCarry
 from flax_rnn.cells import LSTMCell as LSTMCell
 from flax_rnn.cells import SimpleRNNCell as SimpleRNNCell
+from flax_rnn.conv import ConvLSTM1DCell as ConvLSTM1DCell
+from flax_rnn.conv import ConvLSTM2DCell as ConvLSTM2DCell
+from flax_rnn.conv import ConvLSTM3DCell as ConvLSTM3DCell
 from flax_rnn.cudnn import CuDNNGRUCell as CuDNNGRUCell
 from flax_rnn.cudnn import CuDNNLSTMCell as CuDNNLSTMCell
 from flax_rnn.dropout import DropoutMasks as DropoutMasks
