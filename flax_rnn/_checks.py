@@ -1,10 +1,13 @@
 """Checks of what users pass in: each error names the argument, what was expected and what came."""
 
+from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+T = TypeVar("T")
 
 
 def positive_int(argument: str, value: Any) -> None:
@@ -17,6 +20,20 @@ def rate(argument: str, value: Any) -> None:
     """Raises ``ValueError`` unless ``value`` is a dropout rate in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise ValueError(f"{argument}: expected a rate in [0, 1), got {value!r}")
+
+
+def by_name(argument: str, name: Any, table: Mapping[str, T], kind: str, accepted: str) -> T:
+    """The entry of ``table`` that ``name`` stands for; ``kind`` says what it has, ``accepted`` what else would do.
+
+    Raises:
+      TypeError: if ``name`` is not a string, and
+      ValueError: if it is unknown.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: expected {accepted}, got {name!r}")
+    if name not in table:
+        raise ValueError(f"{argument}: unknown {kind} {name!r}; known are {', '.join(sorted(table))}")
+    return table[name]
 
 
 def last_axis(argument: str, value: jax.Array, size: int) -> None:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import nn
 
+from flax_rnn import _checks
+
 Activation = str | Callable[[jax.Array], jax.Array] | None
 
 
@@ -109,8 +111,4 @@ def get(activation: Activation, argument: str = "activation") -> Callable[[jax.A
         return linear
     if callable(activation):
         return activation
-    if not isinstance(activation, str):
-        raise TypeError(f"{argument}: expected a name, a callable or None, got {activation!r}")
-    if activation not in _BY_NAME:
-        raise ValueError(f"{argument}: unknown activation {activation!r}; known are {', '.join(names())}")
-    return _BY_NAME[activation]
+    return _checks.by_name(argument, activation, _BY_NAME, "activation", "a name, a callable or None")

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flax_rnn import _checks
 from flax_rnn.regularizers import weight_names
 
 Constraint = Callable[[jax.Array], jax.Array]
@@ -73,11 +74,7 @@ def get(constraint: ConstraintLike, argument: str = "constraint") -> Constraint 
     """
     if constraint is None or callable(constraint):
         return constraint
-    if not isinstance(constraint, str):
-        raise TypeError(f"{argument}: expected a name, a callable or None, got {constraint!r}")
-    if constraint not in _BY_NAME:
-        raise ValueError(f"{argument}: unknown constraint {constraint!r}; known are {', '.join(names())}")
-    return _BY_NAME[constraint]()
+    return _checks.by_name(argument, constraint, _BY_NAME, "constraint", "a name, a callable or None")()
 
 
 def constrain(

@@ -186,20 +186,8 @@ class ConvLSTMCell(LSTMCell):
             raise ValueError(
                 f"inputs: expected {self.rank} spatial axes and the channels last, got shape {inputs.shape}"
             )
-        _checks.floating("inputs", inputs)
-        _checks.last_axis("inputs", inputs, params["kernel"].shape[-2])
         self.output_axes(inputs.shape[-self.rank - 1 : -1])
-        dtype = self.dtype or jnp.result_type(inputs.dtype, params["kernel"].dtype)
-        x, kernel = inputs.astype(dtype), params["kernel"].astype(dtype)
-        if masks is None or masks.inputs is None:
-            gates = self.split_gates(self._dot(x, kernel))
-        else:
-            kernels = self.split_gates(kernel)
-            gates = [self._dot(x * m.astype(dtype), k) for m, k in zip(masks.inputs, kernels, strict=True)]
-        if not self.use_bias:
-            return tuple(gates)
-        biases = self.split_gates(params["bias"].astype(dtype))
-        return tuple(gate + bias for gate, bias in zip(gates, biases, strict=True))
+        return super().project(params, inputs, masks)
 
     def _recur(
         self, weights: RecurrentWeights, gate: int, h: jax.Array, addend: jax.Array, affine: Affine

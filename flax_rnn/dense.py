@@ -144,7 +144,7 @@ class DenseCell:
           TypeError: if they are not real numbers.
         """
         _checks.floating("inputs", inputs)
-        _checks.last_axis("inputs", inputs, params["kernel"].shape[0])
+        _checks.last_axis("inputs", inputs, params["kernel"].shape[-2])
         dtype = self.dtype or jnp.result_type(inputs.dtype, params["kernel"].dtype)
         x, kernel = inputs.astype(dtype), params["kernel"].astype(dtype)
         dropped = (masks and masks.inputs) or ()

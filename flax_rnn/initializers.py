@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers as init
 
+from flax_rnn import _checks
+
 Initializer = Callable[..., jax.Array]
 InitializerLike = str | Initializer
 
@@ -69,11 +71,7 @@ def get(initializer: InitializerLike, argument: str = "initializer") -> Initiali
     """
     if callable(initializer):
         return initializer
-    if not isinstance(initializer, str):
-        raise TypeError(f"{argument}: expected a name or a callable, got {initializer!r}")
-    if initializer not in _BY_NAME:
-        raise ValueError(f"{argument}: unknown initializer {initializer!r}; known are {', '.join(names())}")
-    return _BY_NAME[initializer]
+    return _checks.by_name(argument, initializer, _BY_NAME, "initializer", "a name or a callable")
 
 
 def unit_forget_bias(bias: Initializer, start: int, units: int) -> Initializer:

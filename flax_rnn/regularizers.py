@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flax_rnn import _checks
+
 Regularizer = Callable[[jax.Array], jax.Array]
 RegularizerLike = str | Regularizer | None
 
@@ -81,11 +83,7 @@ def get(regularizer: RegularizerLike, argument: str = "regularizer") -> Regulari
     """
     if regularizer is None or callable(regularizer):
         return regularizer
-    if not isinstance(regularizer, str):
-        raise TypeError(f"{argument}: expected a name, a callable or None, got {regularizer!r}")
-    if regularizer not in _BY_NAME:
-        raise ValueError(f"{argument}: unknown regularizer {regularizer!r}; known are {', '.join(names())}")
-    return _BY_NAME[regularizer]()
+    return _checks.by_name(argument, regularizer, _BY_NAME, "regularizer", "a name, a callable or None")()
 
 
 def penalty(

@@ -97,7 +97,6 @@ def rnn(
     time_axis = 0 if time_major else 1
     _check_inputs(cell, inputs, time_major)
     _check_unroll(unroll)
-    choose(cell, implementation)
     if dropout_key is not None and dropout_masks is not None:
         raise ValueError("dropout_key, dropout_masks: expected at most one of them, got both")
     x = inputs if time_major else inputs.swapaxes(0, 1)
