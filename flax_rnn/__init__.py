@@ -10,6 +10,7 @@ from flax_rnn.bidirectional import bidirectional as bidirectional
 from flax_rnn.bidirectional import merge as merge
 from flax_rnn.cell import Cell as Cell
 from flax_rnn.cell import apply_cell as apply_cell
+from flax_rnn.cell import bind_constants as bind_constants
 from flax_rnn.cell import zero_carry as zero_carry
 from flax_rnn.cells import GRUCell as GRUCell
 from flax_rnn.cells import LSTMCarry as LSTMCarry
@@ -24,6 +25,7 @@ from flax_rnn.dropout import DropoutMasks as DropoutMasks
 from flax_rnn.sequence import SequenceOptions as SequenceOptions
 from flax_rnn.sequence import rnn as rnn
 from flax_rnn.stacked import StackedRNNCells as StackedRNNCells
+from flax_rnn.stateful import LayerOptions as LayerOptions
 
 try:
     __version__ = version("flax_rnn")

@@ -49,6 +49,14 @@ def floating(argument: str, value: Any) -> None:
         raise TypeError(f"{argument}: expected real numbers, got dtype {value.dtype}")
 
 
+def booleans(argument: str, value: Any) -> jax.Array:
+    """``value`` as an array; raises ``TypeError`` unless it holds booleans."""
+    value = jnp.asarray(value)
+    if value.dtype != jnp.bool_:
+        raise TypeError(f"{argument}: expected booleans, got dtype {value.dtype}")
+    return value
+
+
 def carry_like(argument: str, expected: Any, given: Any) -> Any:
     """``given`` in the container types of ``expected``, its arrays as they are.
 
@@ -69,6 +77,10 @@ def carry_like(argument: str, expected: Any, given: Any) -> Any:
                 for i, (e, g) in enumerate(zip(expected, given, strict=True))
             ]
             return type(expected)(*parts) if names else tuple(parts)
+        if isinstance(expected, dict):
+            if not isinstance(given, dict) or {*given} != {*expected}:
+                fail(where)
+            return {key: convert(value, given[key], f"{where}[{key!r}]") for key, value in expected.items()}
         leaf: Any = given[0] if isinstance(given, tuple | list) and len(given) == 1 else given
         if not hasattr(leaf, "shape") or tuple(leaf.shape) != tuple(expected.shape):
             fail(where)
@@ -93,6 +105,8 @@ def describe(tree: Any) -> str:
     if isinstance(tree, tuple | list):
         inside = ", ".join(describe(v) for v in tree)
         return f"[{inside}]" if isinstance(tree, list) else f"({inside})"
+    if isinstance(tree, dict):
+        return f"{{{', '.join(f'{key!r}: {describe(value)}' for key, value in tree.items())}}}"
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
         return f"{tree.dtype}{tuple(tree.shape)}"
     return repr(tree)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flax_rnn.cell import Carry, Cell, Masks, Params
-from flax_rnn.sequence import SequenceOptions, rnn
+from flax_rnn.sequence import rnn
+from flax_rnn.stateful import LayerOptions
 
 MERGE_MODES = ("concat", "sum", "ave", "mul", None)
 
@@ -18,9 +19,9 @@ def check_merge_mode(merge_mode: str | None) -> None:
         raise ValueError(f"merge_mode: expected one of {MERGE_MODES}, got {merge_mode!r}")
 
 
-def check_directions(forward: SequenceOptions, backward: SequenceOptions) -> None:
+def check_directions(forward: LayerOptions, backward: LayerOptions) -> None:
     """Raises ``ValueError`` unless the two layers can be merged: equal options, opposite directions."""
-    for name in ("return_sequences", "return_state", "time_major"):
+    for name in ("return_sequences", "return_state", "time_major", "stateful"):
         ours, theirs = getattr(forward, name), getattr(backward, name)
         if ours != theirs:
             raise ValueError(f"backward_layer: expected {name}={ours!r} as in the forward layer, got {theirs!r}")

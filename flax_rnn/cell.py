@@ -54,17 +54,14 @@ class Cell(Protocol):
 
     Attributes:
       num_feature_axes: how many trailing axes of the inputs are not batch or time; 1 for dense cells.
-      output_size: the size of the last axis of the output.
       has_dropout: whether training needs a key.
+
+    A cell whose steps use more than its weights, such as the memory that an attention reads, sets ``takes_constants``
+    and has a method ``with_constants(params, constants) -> params``; see ``bind_constants``.
     """
 
     @property
     def num_feature_axes(self) -> int:
-        """See above."""
-        ...
-
-    @property
-    def output_size(self) -> int:
         """See above."""
         ...
 
@@ -75,6 +72,10 @@ class Cell(Protocol):
 
     def init_params(self, key: jax.Array, in_features: int) -> Params:
         """Fresh weights for inputs of ``in_features`` features."""
+        ...
+
+    def output_size(self, in_features: int) -> int:
+        """The size of the last axis of the output for such inputs."""
         ...
 
     def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> Masks:
@@ -118,10 +119,54 @@ def apply_cell(
 
 def zero_carry(cell: Cell, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Carry:
     """The zero carry for inputs of ``input_shape`` ``(..., D)`` and ``dtype``, where there are none at hand yet."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _abstract_step(cell, input_shape, dtype)[0])
 
-    def build(key: jax.Array, inputs: jax.Array) -> Carry:
-        params = cell.init_params(key, input_shape[-1])
-        return cell.initial_carry(params, cell.project(params, inputs))
 
-    shapes = jax.eval_shape(build, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), dtype))
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+def output_shape(cell: Cell, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> tuple[int, ...]:
+    """The shape of the output of one step, for inputs of ``input_shape`` ``(..., D)``."""
+    return _abstract_step(cell, input_shape, dtype)[1].shape
+
+
+def output_like(cell: Cell, params: Params, inputs: jax.Array, constants: Any = None) -> jax.Array:
+    """Zeros like the output of one step with ``inputs`` ``(..., D)``."""
+
+    def output(params: Params, inputs: jax.Array, constants: Any) -> jax.Array:
+        return _first_step(cell, bind_constants(cell, params, constants if takes_constants(cell) else None), inputs)[1]
+
+    shape = jax.eval_shape(output, params, inputs, constants)
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+def bind_constants(cell: Cell, params: Params, constants: Any) -> Params:
+    """The weights of ``cell`` together with ``constants``, any tree of arrays that all steps of a sequence share.
+
+    Raises:
+      ValueError: if there are ``constants`` and the cell takes none.
+    """
+    if constants is None:
+        return params
+    if not takes_constants(cell):
+        raise ValueError(f"constants: expected None for a cell that takes none, {cell}, got {type(constants).__name__}")
+    with_constants: Any = cell
+    return with_constants.with_constants(params, constants)
+
+
+def takes_constants(cell: Cell) -> bool:
+    """Whether ``cell`` has a use for constants."""
+    return getattr(cell, "takes_constants", False)
+
+
+def _abstract_step(cell: Cell, input_shape: tuple[int, ...], dtype: Any) -> tuple[Carry, Any]:
+    """Shapes and dtypes of zero carry and output."""
+
+    def build(key: jax.Array, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+        return _first_step(cell, cell.init_params(key, input_shape[-1]), inputs)
+
+    return jax.eval_shape(build, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), dtype))
+
+
+def _first_step(cell: Cell, params: Params, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+    """The carry to start from, and the output of a step from there."""
+    projected = cell.project(params, inputs)
+    carry = cell.initial_carry(params, projected)
+    return carry, cell.step(cell.prepare(params, projected), carry, projected)[1]

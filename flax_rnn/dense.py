@@ -86,9 +86,9 @@ class DenseCell:
         """1: the features are the last axis."""
         return 1
 
-    @property
-    def output_size(self) -> int:
+    def output_size(self, in_features: int) -> int:
         """``units``."""
+        del in_features
         return self.units
 
     @property

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
-from flax_rnn.cell import Carry, Cell, Masks, Params
+from flax_rnn.cell import Carry, Cell, Masks, Params, bind_constants
 from flax_rnn.dropout import Dropout
 from flax_rnn.fused import adjoint
 from flax_rnn.fused.select import choose
@@ -58,6 +58,7 @@ def rnn(
     mask: ArrayLike | None = None,
     seq_lengths: ArrayLike | None = None,
     resets: ArrayLike | None = None,
+    constants: Any = None,
     dropout_key: jax.Array | None = None,
     dropout_masks: Masks = None,
     return_sequences: bool = False,
@@ -83,6 +84,8 @@ def rnn(
       seq_lengths: integers ``(B,)``: how many steps at the start count; in place of ``mask``.
       resets: booleans ``(B, T)``, or ``(T, B)`` where ``time_major``: the steps ahead of which the carry is set to
         zero, for rows in which several sequences follow each other.
+      constants: arrays that all steps use besides the weights, for cells that take them; see ``Cell``. In a stack each
+        cell that takes them gets them.
       dropout_key: the key of the dropout masks when training; ``None`` for no dropout.
       dropout_masks: the masks themselves, as ``cell.dropout_masks`` draws them; in place of ``dropout_key``.
 
@@ -93,6 +96,7 @@ def rnn(
       ValueError: for inputs, masks, lengths or states of the wrong shape or structure, and for sequences without steps.
       TypeError: for those of the wrong dtype.
     """
+    params = bind_constants(cell, params, constants)
     inputs = jnp.asarray(inputs)
     time_axis = 0 if time_major else 1
     _check_inputs(cell, inputs, time_major)
@@ -200,9 +204,7 @@ def _steps_used(mask: Any, seq_lengths: Any, steps: int, batch: int, time_major:
 
 def _booleans(argument: str, value: Any, steps: int, batch: int, time_major: bool) -> jax.Array:
     """``value`` as booleans ``(T, B)``."""
-    value = jnp.asarray(value)
-    if value.dtype != jnp.bool_:
-        raise TypeError(f"{argument}: expected booleans, got dtype {value.dtype}")
+    value = _checks.booleans(argument, value)
     expected = (steps, batch) if time_major else (batch, steps)
     if value.shape != expected:
         axes = "(T, B)" if time_major else "(B, T)"

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flax_rnn.cell import Affine, Cell, Params, affine
+from flax_rnn.cell import Affine, Cell, Params, affine, bind_constants, output_shape, takes_constants
 from flax_rnn.dropout import layer_key
 
 
@@ -44,18 +44,32 @@ class StackedRNNCells:
         return self.cells[0].num_feature_axes
 
     @property
-    def output_size(self) -> int:
-        """That of the cell at the top."""
-        return self.cells[-1].output_size
-
-    @property
     def has_dropout(self) -> bool:
         """Whether training needs a key."""
         return any(cell.has_dropout for cell in self.cells)
 
+    @property
+    def takes_constants(self) -> bool:
+        """Whether one of the cells does."""
+        return any(takes_constants(cell) for cell in self.cells)
+
+    def with_constants(self, params: Params, constants: Any) -> tuple[Params, ...]:
+        """The weights of every cell, with ``constants`` for each that takes them."""
+        return tuple(
+            bind_constants(cell, own, constants if takes_constants(cell) else None)
+            for cell, own in zip(self.cells, params, strict=True)
+        )
+
     def input_sizes(self, in_features: int) -> list[int]:
         """How many features each cell receives."""
-        return [in_features, *(cell.output_size for cell in self.cells[:-1])]
+        sizes = [in_features]
+        for cell in self.cells[:-1]:
+            sizes.append(cell.output_size(sizes[-1]))
+        return sizes
+
+    def output_size(self, in_features: int) -> int:
+        """That of the cell at the top."""
+        return self.cells[-1].output_size(self.input_sizes(in_features)[-1])
 
     def init_params(self, key: jax.Array, in_features: int) -> tuple[Params, ...]:
         """Fresh weights of every cell."""
@@ -66,9 +80,11 @@ class StackedRNNCells:
     def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> tuple[Any, ...]:
         """Masks of every cell, from a key of its own each."""
         masks = []
-        for index, (cell, size) in enumerate(zip(self.cells, self.input_sizes(inputs.shape[-1]), strict=True)):
-            like = inputs if index == 0 else jnp.broadcast_to(inputs[..., :1], (*inputs.shape[:-1], size))
-            masks.append(cell.dropout_masks(layer_key(key, index), like))
+        for index, cell in enumerate(self.cells):
+            masks.append(cell.dropout_masks(layer_key(key, index), inputs))
+            # The inputs of the next cell, for their shape and sharding; the values do not matter.
+            corner = inputs[(..., *(slice(1),) * cell.num_feature_axes)]
+            inputs = jnp.broadcast_to(corner, output_shape(cell, inputs.shape, inputs.dtype))
         return tuple(masks)
 
     def project(self, params: Params, inputs: jax.Array, masks: Any = None) -> Any:

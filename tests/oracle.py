@@ -167,7 +167,7 @@ def row_of(state: Any, row: int) -> Any:
 def random_weights(cell: Any, features: int, rng: np.random.Generator) -> Any:
     """Asymmetric weights and non-zero biases."""
     if hasattr(cell, "cells"):
-        sizes = [features, *(c.output_size for c in cell.cells)]
+        sizes = [features, *(c.output_size(0) for c in cell.cells)]
         return tuple(random_weights(c, n, rng) for c, n in zip(cell.cells, sizes, strict=False))
     columns = GATES[type(cell).__name__] * cell.units
     weights = {

@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 
-from flax_rnn import GRUCell, LSTMCell, SequenceOptions, SimpleRNNCell, StackedRNNCells, bidirectional, merge
+from flax_rnn import GRUCell, LSTMCell, LayerOptions, SimpleRNNCell, StackedRNNCells, bidirectional, merge
 from flax_rnn.bidirectional import check_directions
 
 B, T, D, H = 3, 4, 3, 2
@@ -172,9 +172,9 @@ def test_errors() -> None:
         bidirectional(CELLS, weights, x, initial_state=states[::-1])
     for name in ("return_sequences", "return_state", "time_major"):
         with pytest.raises(ValueError, match=rf"expected {name}=True as in the forward layer, got False"):
-            check_directions(SequenceOptions(**dict[str, Any]({name: True})), SequenceOptions(go_backwards=True))
+            check_directions(LayerOptions(**dict[str, Any]({name: True})), LayerOptions(go_backwards=True))
     with pytest.raises(ValueError, match=r"expected go_backwards=False, opposite to the forward layer, got True"):
-        check_directions(SequenceOptions(go_backwards=True), SequenceOptions(go_backwards=True))
-    check_directions(SequenceOptions(go_backwards=True), SequenceOptions(unroll=True))
+        check_directions(LayerOptions(go_backwards=True), LayerOptions(go_backwards=True))
+    check_directions(LayerOptions(go_backwards=True), LayerOptions(unroll=True))
     with pytest.raises(ValueError, match=r"mask: expected shape \(B, T\) = \(3, 4\), got \(4, 3\)"):
         bidirectional(CELLS, weights, x, mask=MASK.T)

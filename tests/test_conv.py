@@ -346,7 +346,7 @@ def test_time_major_lengths_and_vmap(cell: Any) -> None:
     lengths = np.array([2, 4, 0])
     run = jax.jit(lambda x: rnn(cell, weights, x, seq_lengths=lengths, return_state=True, **SEQUENCES))
     outputs, states = run(x)
-    assert outputs.shape[:2] == (B, T) and outputs.shape[-1] == cell.output_size
+    assert outputs.shape[:2] == (B, T) and outputs.shape[-1] == cell.output_size(C)
     time_major = rnn(cell, weights, x.swapaxes(0, 1), seq_lengths=lengths, time_major=True, **SEQUENCES)
     oracle.assert_close(time_major.swapaxes(0, 1), outputs, 1e-6)
     twice = jax.vmap(run)(jnp.stack([x, 2 * x]))

@@ -153,7 +153,7 @@ def test_masked_stack_of_lstms() -> None:
 class One:
     """Keras' test cell of one state: ``x @ ones + h @ ones``."""
 
-    output_size: int
+    units: int
 
     @property
     def num_feature_axes(self) -> int:
@@ -164,7 +164,10 @@ class One:
         return False
 
     def init_params(self, key: Any, in_features: int) -> Any:
-        return jnp.ones((in_features, self.output_size)), jnp.ones((self.output_size, self.output_size))
+        return jnp.ones((in_features, self.units)), jnp.ones((self.units, self.units))
+
+    def output_size(self, in_features: int) -> int:
+        return self.units
 
     def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> Any:
         return None

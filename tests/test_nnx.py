@@ -438,7 +438,7 @@ def test_errors_name_the_argument() -> None:
         (TypeError, "cell: expected a cell of flax_rnn.nnx", lambda: RNN(wrong_cell)),
         (ValueError, "cells: expected at least one cell", lambda: RNN([])),
         (TypeError, r"cells\[1\]: expected", lambda: RNN([layer.cell, "gru"])),  # pyright: ignore
-        (TypeError, "stateful", lambda: RNN(layer.cell, stateful=True)),
+        (TypeError, "use_cudnn", lambda: RNN(layer.cell, use_cudnn=True)),
         (ValueError, "units: expected a positive integer, got 0", lambda: LSTM(D, 0, rngs=rngs)),
         (ValueError, "in_features: expected a positive integer, got -1", lambda: GRUCell(-1, H, rngs=rngs)),
         (ValueError, r"dropout: expected a rate in \[0, 1\), got 1", lambda: GRU(D, H, dropout=1, rngs=rngs)),

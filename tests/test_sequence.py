@@ -260,7 +260,7 @@ def test_inputs_may_be_half_precision_or_integers() -> None:
 
 def test_options_are_those_of_rnn() -> None:
     defaults = {name: p.default for name, p in inspect.signature(rnn).parameters.items() if p.kind == p.KEYWORD_ONLY}
-    values = {"initial_state", "mask", "seq_lengths", "resets", "dropout_key", "dropout_masks"}
+    values = {"initial_state", "mask", "seq_lengths", "resets", "constants", "dropout_key", "dropout_masks"}
     assert all(defaults[name] is None for name in values)
     assert SequenceOptions().options == {name: value for name, value in defaults.items() if name not in values}
     assert SequenceOptions(unroll=3, keep_order=True).options["unroll"] == 3

@@ -120,7 +120,7 @@ def test_weights_are_those_of_the_cells_from_keys_of_their_own() -> None:
 
 
 def test_properties() -> None:
-    assert (STACK.output_size, STACK.num_feature_axes, STACK.has_dropout) == (2, 1, False)
+    assert (STACK.output_size(7), STACK.num_feature_axes, STACK.has_dropout) == (2, 1, False)
     assert STACK.input_sizes(7) == [7, 2, 3]
     assert StackedRNNCells((LSTMCell(2), GRUCell(3, recurrent_dropout=0.1))).has_dropout
     cells: Any = [LSTMCell(2), GRUCell(3)]

@@ -32,4 +32,8 @@ def choose(cell: Cell, implementation: str = "auto") -> Choice:
         if implementation == "fused":
             raise ValueError(f"implementation: 'fused' needs a cell that can be hashed, got {cell!r}")
         return Choice("scan", "the cell cannot be hashed, which 'fused' needs")
-    return Choice("fused", "asked for" if implementation == "fused" else "it is exact for every cell and option")
+    if implementation == "fused":
+        return Choice("fused", "asked for")
+    if not getattr(cell, "records_products", True):
+        return Choice("scan", "the cell does not show its products, and 'fused' would gain nothing")
+    return Choice("fused", "it is exact for every cell and option")

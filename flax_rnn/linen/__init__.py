@@ -7,6 +7,10 @@ Dropout is active where the call says ``training=True``, or the module ``determi
 the ``dropout`` collection.
 """
 
+from flax_rnn.linen.bidirectional import Bidirectional as Bidirectional
+from flax_rnn.linen.cells import ConvLSTM1DCell as ConvLSTM1DCell
+from flax_rnn.linen.cells import ConvLSTM2DCell as ConvLSTM2DCell
+from flax_rnn.linen.cells import ConvLSTM3DCell as ConvLSTM3DCell
 from flax_rnn.linen.cells import CuDNNGRUCell as CuDNNGRUCell
 from flax_rnn.linen.cells import CuDNNLSTMCell as CuDNNLSTMCell
 from flax_rnn.linen.cells import GRUCell as GRUCell
@@ -16,7 +20,10 @@ from flax_rnn.linen.cells import StackedRNNCells as StackedRNNCells
 from flax_rnn.linen.layers import GRU as GRU
 from flax_rnn.linen.layers import LSTM as LSTM
 from flax_rnn.linen.layers import RNN as RNN
-from flax_rnn.linen.layers import Bidirectional as Bidirectional
+from flax_rnn.linen.layers import ConvLSTM1D as ConvLSTM1D
+from flax_rnn.linen.layers import ConvLSTM2D as ConvLSTM2D
+from flax_rnn.linen.layers import ConvLSTM3D as ConvLSTM3D
 from flax_rnn.linen.layers import CuDNNGRU as CuDNNGRU
 from flax_rnn.linen.layers import CuDNNLSTM as CuDNNLSTM
 from flax_rnn.linen.layers import SimpleRNN as SimpleRNN
+from flax_rnn.linen.layers import reset_state as reset_state

@@ -1,18 +1,20 @@
 """The layers as ``flax.linen`` modules."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from flax_rnn import cells, cudnn, dense
-from flax_rnn.bidirectional import bidirectional, check_directions, check_merge_mode
+from flax_rnn import cells, conv, cudnn
 from flax_rnn.cell import Carry
 from flax_rnn.linen.cells import (
-    CellModule,
+    ConvLSTM1DCell,
+    ConvLSTM2DCell,
+    ConvLSTM3DCell,
     CuDNNGRUCell,
     CuDNNLSTMCell,
     DenseCellModule,
@@ -20,12 +22,16 @@ from flax_rnn.linen.cells import (
     LSTMCell,
     SimpleRNNCell,
     StackedRNNCells,
-    check_cell,
 )
-from flax_rnn.sequence import SequenceOptions, rnn
+from flax_rnn.linen.foreign import check_cell, view
+from flax_rnn.sequence import rnn
+from flax_rnn.stateful import LayerOptions, keep, reset
+
+COLLECTION = "carry"
+"""The collection in which stateful layers keep their carries."""
 
 
-class Layer(nn.Module, SequenceOptions, kw_only=True):
+class Layer(nn.Module, LayerOptions, kw_only=True):
     """Base of the layers: a cell, and how to run it over time."""
 
     deterministic: bool | None = True
@@ -37,7 +43,24 @@ class Layer(nn.Module, SequenceOptions, kw_only=True):
 
     def dropout_key(self, training: bool | None) -> jax.Array | None:
         """The key for one call; ``None`` where dropout is not active."""
-        return self.cell.dropout_key(not self.deterministic if training is None else training)
+        return view(self.cell).dropout_key(not self.deterministic if training is None else training)
+
+    def first(self, inputs: jax.Array) -> jax.Array:
+        """An example of one step of ``inputs``, whatever their number of axes, which the core checks."""
+        shape = jnp.shape(inputs)
+        return jnp.zeros(shape[1:] if self.time_major else (*shape[:1], *shape[2:]))
+
+    def kept(self, inputs: jax.Array) -> Carry:
+        """The carry to start from, where there is no other one."""
+        if not self.stateful or not self.has_variable(COLLECTION, "state"):
+            return None
+        return self.check_kept(self.get_variable(COLLECTION, "state"), inputs)
+
+    def keep(self, carry: Carry) -> None:
+        """Leaves ``carry`` for the next call, if the layer is stateful."""
+        # Inputs for `init` are examples, often of another batch size.
+        if self.stateful and not self.is_initializing():
+            self.put_variable(COLLECTION, "state", keep(carry))
 
     def __call__(
         self,
@@ -48,61 +71,68 @@ class Layer(nn.Module, SequenceOptions, kw_only=True):
         *,
         seq_lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
+        constants: Any = None,
     ) -> Any:
         """Runs the cell over ``inputs`` ``(B, T, D)``.
 
         Args:
-          inputs, initial_state, mask, seq_lengths, resets: as in ``flax_rnn.rnn``, and so is what returns.
+          inputs, initial_state, mask, seq_lengths, resets, constants: as in ``flax_rnn.rnn``, and so is what returns.
           training: whether dropout is active; ``None`` for ``not deterministic``.
         """
-        return rnn(
-            self.cell.core,
-            self.cell.weights(inputs.shape[-1]),
+        cell = view(self.cell)
+        outputs, carry = rnn(
+            cell.core,
+            cell.weights(self.first(inputs), constants),
             inputs,
-            initial_state=initial_state,
+            initial_state=self.kept(inputs) if initial_state is None else initial_state,
             mask=mask,
             seq_lengths=seq_lengths,
             resets=resets,
+            constants=constants,
             dropout_key=self.dropout_key(training),
-            **self.options,
+            **self.options_with_state,
         )
+        self.keep(carry)
+        return (outputs, carry) if self.return_state else outputs
 
 
 class RNN(Layer):
-    """A layer that runs any cell of this module, or a list of them as a ``StackedRNNCells``.
+    """A layer that runs any cell, or a list of them as a ``StackedRNNCells``.
 
-    Arguments: ``cell``, then by name the options of ``flax_rnn.SequenceOptions``, and ``deterministic``, by default
+    A cell may also be one of others, as ``flax.linen.RNN`` takes it: a module with ``initialize_carry``,
+    ``num_feature_axes`` and ``__call__(carry, inputs) -> (carry, output)``. Output and carry may have any shapes, and
+    the call may have an argument ``constants``.
+
+    Arguments: ``cell``, then by name the options of ``flax_rnn.LayerOptions``, and ``deterministic``, by default
     that of ``cell``.
 
     Source: ``keras.layers.RNN``.
     """
 
-    cell: CellModule | Sequence[CellModule]
+    cell: nn.Module | Sequence[nn.Module]
     deterministic: bool | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.cell, list | tuple):
             self.cell = StackedRNNCells(cells=tuple(self.cell), parent=None)
         check_cell("cell", self.cell)
-        assert isinstance(self.cell, CellModule)
         if self.deterministic is None:
-            self.deterministic = self.cell.deterministic
+            self.deterministic = view(self.cell).deterministic
         super().__post_init__()
 
     @nn.nowrap
     def fresh(self, **changes: Any) -> Self:
         """As for every layer."""
-        assert isinstance(self.cell, CellModule)
-        return super().fresh(cell=self.cell.fresh(), **changes)
+        return super().fresh(cell=view(self.cell).fresh(), **changes)
 
 
-class DenseLayer(Layer, dense.DenseCell):
+class DenseLayer(Layer):
     """Base of the layers that are one cell over time, with the arguments of both."""
 
     cell_type: ClassVar[type[DenseCellModule]]
 
     def __post_init__(self) -> None:
-        self.validate()
+        self.cell_type.core_type.of(self)  # which validates
         super().__post_init__()
 
     def setup(self) -> None:
@@ -112,90 +142,62 @@ class DenseLayer(Layer, dense.DenseCell):
 
 
 class SimpleRNN(DenseLayer, cells.SimpleRNNCell):
-    """``SimpleRNNCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+    """``SimpleRNNCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
     cell_type: ClassVar[type[DenseCellModule]] = SimpleRNNCell
 
 
 class LSTM(DenseLayer, cells.LSTMCell):
-    """``LSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+    """``LSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
     cell_type: ClassVar[type[DenseCellModule]] = LSTMCell
 
 
 class GRU(DenseLayer, cells.GRUCell):
-    """``GRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+    """``GRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
     cell_type: ClassVar[type[DenseCellModule]] = GRUCell
 
 
 class CuDNNLSTM(DenseLayer, cudnn.CuDNNLSTMCell):
-    """``CuDNNLSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+    """``CuDNNLSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
     cell_type: ClassVar[type[DenseCellModule]] = CuDNNLSTMCell
 
 
 class CuDNNGRU(DenseLayer, cudnn.CuDNNGRUCell):
-    """``CuDNNGRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.SequenceOptions``."""
+    """``CuDNNGRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
     cell_type: ClassVar[type[DenseCellModule]] = CuDNNGRUCell
 
 
-class Bidirectional(nn.Module):
-    """A layer and its counterpart in the other direction, with their outputs merged.
+class ConvLSTM1D(DenseLayer, conv.ConvLSTM1DCell):
+    """``ConvLSTM1DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    Attributes:
-      layer: the forward layer; its parameters are under ``forward_layer``.
-      merge_mode: ``"concat"``, ``"sum"``, ``"ave"``, ``"mul"``, or ``None`` for a pair of outputs.
-      backward_layer: the other one; ``None`` for a layer with the arguments of ``layer``. Its parameters are under
-        ``backward_layer``.
+    cell_type: ClassVar[type[DenseCellModule]] = ConvLSTM1DCell
 
-    Source: ``keras.layers.Bidirectional``.
+
+class ConvLSTM2D(DenseLayer, conv.ConvLSTM2DCell):
+    """``ConvLSTM2DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+
+    cell_type: ClassVar[type[DenseCellModule]] = ConvLSTM2DCell
+
+
+class ConvLSTM3D(DenseLayer, conv.ConvLSTM3DCell):
+    """``ConvLSTM3DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+
+    cell_type: ClassVar[type[DenseCellModule]] = ConvLSTM3DCell
+
+
+def reset_state(variables: Mapping[str, Any], rows: ArrayLike | None = None) -> dict[str, Any]:
+    """``variables`` with what stateful layers keep from call to call reset.
+
+    Args:
+      variables: those of a model, by collection.
+      rows: booleans ``(B,)``: the sequences to start anew, from zeros; ``None`` to forget everything, so that the next
+        call may have any number of sequences.
     """
-
-    layer: Layer
-    merge_mode: str | None = "concat"
-    backward_layer: Layer | None = None
-
-    def __post_init__(self) -> None:
-        check_merge_mode(self.merge_mode)
-        for name, value in (("layer", self.layer), ("backward_layer", self.backward_layer or self.layer)):
-            if not isinstance(value, Layer):
-                raise TypeError(f"{name}: expected a layer of flax_rnn.linen, got {type(value).__name__}")
-        if self.backward_layer is None:
-            self.backward_layer = self.layer.fresh(go_backwards=not self.layer.go_backwards)
-        else:
-            self.backward_layer = self.backward_layer.fresh()
-        check_directions(self.layer, self.backward_layer)
-        super().__post_init__()
-
-    def setup(self) -> None:
-        """Names the forward parameters after their direction, not after the argument."""
-        self.forward_layer = self.layer.fresh()
-
-    def __call__(
-        self,
-        inputs: jax.Array,
-        initial_state: Carry = None,
-        mask: ArrayLike | None = None,
-        training: bool | None = None,
-        *,
-        seq_lengths: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
-    ) -> Any:
-        """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
-        forward, backward = self.forward_layer, self.backward_layer
-        assert backward is not None  # __post_init__ made one
-        key = forward.dropout_key(training)
-        return bidirectional(
-            (forward.cell.core, backward.cell.core),
-            (forward.cell.weights(inputs.shape[-1]), backward.cell.weights(inputs.shape[-1])),
-            inputs,
-            merge_mode=self.merge_mode,
-            initial_state=initial_state,
-            mask=mask,
-            seq_lengths=seq_lengths,
-            resets=resets,
-            dropout_key=backward.dropout_key(training) if key is None else key,
-            **forward.options,
-        )
+    others = {name: values for name, values in variables.items() if name != COLLECTION}
+    if rows is None or COLLECTION not in variables:
+        return others
+    return others | {COLLECTION: reset(variables[COLLECTION], rows)}

@@ -1,0 +1,81 @@
+"""Layers in both directions, as a ``flax.linen`` module."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.typing import ArrayLike
+
+from flax_rnn.bidirectional import bidirectional, check_directions, check_merge_mode
+from flax_rnn.cell import Carry
+from flax_rnn.linen.foreign import view
+from flax_rnn.linen.layers import Layer
+
+
+class Bidirectional(nn.Module):
+    """A layer and its counterpart in the other direction, with their outputs merged.
+
+    Attributes:
+      layer: the forward layer; its parameters are under ``forward_layer``.
+      merge_mode: ``"concat"``, ``"sum"``, ``"ave"``, ``"mul"``, or ``None`` for a pair of outputs.
+      backward_layer: the other one; ``None`` for a layer with the arguments of ``layer``. Its parameters are under
+        ``backward_layer``.
+
+    Source: ``keras.layers.Bidirectional``.
+    """
+
+    layer: Layer
+    merge_mode: str | None = "concat"
+    backward_layer: Layer | None = None
+
+    def __post_init__(self) -> None:
+        check_merge_mode(self.merge_mode)
+        for name, value in (("layer", self.layer), ("backward_layer", self.backward_layer or self.layer)):
+            if not isinstance(value, Layer):
+                raise TypeError(f"{name}: expected a layer of flax_rnn.linen, got {type(value).__name__}")
+        if self.backward_layer is None:
+            self.backward_layer = self.layer.fresh(go_backwards=not self.layer.go_backwards)
+        else:
+            self.backward_layer = self.backward_layer.fresh()
+        check_directions(self.layer, self.backward_layer)
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """Names the forward parameters after their direction, not after the argument."""
+        self.forward_layer = self.layer.fresh()
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        initial_state: Carry = None,
+        mask: ArrayLike | None = None,
+        training: bool | None = None,
+        *,
+        seq_lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        constants: Any = None,
+    ) -> Any:
+        """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
+        forward, backward = self.forward_layer, self.backward_layer
+        assert backward is not None  # __post_init__ made one
+        first = forward.first(inputs)
+        cells = view(forward.cell), view(backward.cell)
+        key = forward.dropout_key(training)
+        if initial_state is None:
+            initial_state = forward.kept(inputs), backward.kept(inputs)
+        outputs, carries = bidirectional(
+            (cells[0].core, cells[1].core),
+            (cells[0].weights(first, constants), cells[1].weights(first, constants)),
+            inputs,
+            merge_mode=self.merge_mode,
+            initial_state=initial_state,
+            mask=mask,
+            seq_lengths=seq_lengths,
+            resets=resets,
+            constants=constants,
+            dropout_key=backward.dropout_key(training) if key is None else key,
+            **forward.options_with_state,
+        )
+        forward.keep(carries[0])
+        backward.keep(carries[1])
+        return (outputs, carries) if forward.return_state else outputs

@@ -1,0 +1,82 @@
+"""Layers in both directions, as an ``flax.nnx`` module."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.typing import ArrayLike
+
+from flax_rnn.bidirectional import bidirectional, check_directions, check_merge_mode
+from flax_rnn.cell import Carry
+from flax_rnn.nnx.base import RngSource
+from flax_rnn.nnx.foreign import view
+from flax_rnn.nnx.layers import Layer
+
+
+class Bidirectional(nnx.Module):
+    """A layer and its counterpart in the other direction, with their outputs merged.
+
+    Args:
+      layer: the forward layer.
+      merge_mode: ``"concat"``, ``"sum"``, ``"ave"``, ``"mul"``, or ``None`` for a pair of outputs.
+      backward_layer: the other one; ``None`` for a layer with the arguments of ``layer`` and weights of its own.
+      rngs: for the weights of that layer.
+
+    Source: ``keras.layers.Bidirectional``.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        merge_mode: str | None = "concat",
+        backward_layer: Layer | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+    ):
+        check_merge_mode(merge_mode)
+        for name, value in (("layer", layer), ("backward_layer", backward_layer or layer)):
+            if not isinstance(value, Layer):
+                raise TypeError(f"{name}: expected a layer of flax_rnn.nnx, got {type(value).__name__}")
+        if backward_layer is None:
+            if rngs is None:
+                raise ValueError("rngs: expected nnx.Rngs for the weights of the backward layer, got None")
+            backward_layer = layer._fresh(rngs, go_backwards=not layer.go_backwards)
+        check_directions(layer, backward_layer)
+        self.forward_layer = layer
+        self.backward_layer = backward_layer
+        self.merge_mode = merge_mode
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        initial_state: Carry = None,
+        mask: ArrayLike | None = None,
+        training: bool | None = None,
+        *,
+        seq_lengths: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        constants: Any = None,
+        rngs: RngSource | None = None,
+    ) -> Any:
+        """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
+        forward, backward = self.forward_layer, self.backward_layer
+        cells = view(forward.cell), view(backward.cell)
+        key = forward._dropout_key(training, rngs)
+        if initial_state is None:
+            initial_state = forward._kept(inputs), backward._kept(inputs)
+        outputs, carries = bidirectional(
+            (cells[0].core, cells[1].core),
+            (cells[0].params, cells[1].params),
+            inputs,
+            merge_mode=self.merge_mode,
+            initial_state=initial_state,
+            mask=mask,
+            seq_lengths=seq_lengths,
+            resets=resets,
+            constants=constants,
+            dropout_key=backward._dropout_key(training, rngs) if key is None else key,
+            **forward.options_with_state,
+        )
+        forward._keep(carries[0])
+        backward._keep(carries[1])
+        return (outputs, carries) if forward.return_state else outputs
