@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import Timing, interleave, machine, stopwatch
+from benchmarks.tables import markdown
+from benchmarks.timing import interleave, machine, stopwatch
+from benchmarks.workers import Worker, WorkerError, exit_on_termination, serve
 
 CELLS = ("lstm", "gru", "simple_rnn")
 CONTESTANTS = ("flax_rnn", "keras-jax", "keras-tensorflow", "keras-torch")
@@ -102,77 +103,54 @@ def keras(backend: str, cell: str) -> Workload:
     return predict, train
 
 
-def work(contestant: str, cell: str, steps: int, probabilities: Path) -> None:
-    """A worker: builds, writes probabilities, compiles, then trains once for each line that comes in."""
+def work(contestant: str, cell: str, steps: int) -> None:
+    """A worker: ``build`` writes probabilities to a file and compiles, each ``turn`` trains ``steps`` steps."""
     rng = np.random.default_rng(1)
     tokens = rng.integers(1, NUM_WORDS, (steps * BATCH, MAXLEN)).astype(np.int32)
     labels = rng.integers(0, 2, steps * BATCH).astype(np.float32)
-    backend = contestant.removeprefix("keras-")
-    predict, train = ours(cell) if contestant == "flax_rnn" else keras(backend, cell)
-    np.save(probabilities, predict(tokens[:BATCH]))
-    first = stopwatch(functools.partial(train, tokens, labels))
-    train(tokens, labels)
-    print(json.dumps({"first": first}), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps({"seconds": stopwatch(functools.partial(train, tokens, labels))}), flush=True)
+    built: list[Callable[[], Any]] = []
 
+    def handle(request: dict[str, Any]) -> dict[str, float]:
+        if request["do"] == "turn":
+            return {"seconds": stopwatch(built[0]) / steps}
+        backend = contestant.removeprefix("keras-")
+        predict, train = ours(cell) if contestant == "flax_rnn" else keras(backend, cell)
+        np.save(request["probabilities"], predict(tokens[:BATCH]))
+        built.append(functools.partial(train, tokens, labels))
+        first = stopwatch(built[0])
+        built[0]()
+        return {"first": first}
 
-class Worker:
-    """A contestant's process, seen from outside."""
-
-    def __init__(self, contestant: str, cell: str, steps: int, folder: Path):
-        self.path = folder / f"{contestant}-{cell}.npy"
-        self.steps = steps
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.imdb_step", "--worker", contestant, "--cell", cell,
-             "--steps", str(steps), "--probabilities", str(self.path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.first = self._read()["first"]
-        self.probabilities = np.load(self.path)
-
-    def turn(self) -> float:
-        """Seconds a step takes, over ``steps`` of them."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return self._read()["seconds"] / self.steps
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.wait()
-
-    def _read(self) -> dict[str, float]:
-        assert self.process.stdout is not None and self.process.stderr is not None
-        line = self.process.stdout.readline()
-        if not line:
-            error = (self.process.stderr.read().strip().splitlines() or ["no output"])[-1]
-            raise RuntimeError(error)
-        return json.loads(line)
+    serve(handle)
 
 
 def compare(cell: str, contestants: list[str], steps: int, rounds: int) -> dict[str, Any]:
     """Times the contestants on one cell; those that cannot run are listed with the reason."""
     workers: dict[str, Worker] = {}
+    first: dict[str, float] = {}
     absent: dict[str, str] = {}
+    probabilities: dict[str, np.ndarray] = {}
     try:
         with tempfile.TemporaryDirectory() as folder:
             for name in contestants:
+                path = Path(folder) / f"{name}.npy"
+                arguments = ["--worker", name, "--cell", cell, "--steps", str(steps)]
+                workers[name] = Worker("benchmarks.imdb_step", *arguments)
                 try:
-                    workers[name] = Worker(name, cell, steps, Path(folder))
-                except RuntimeError as error:
+                    first[name] = workers[name].ask(do="build", probabilities=str(path))["first"]
+                    probabilities[name] = np.load(path)
+                except WorkerError as error:
                     absent[name] = str(error)
-        reference = workers[contestants[0]].probabilities
-        for name, worker in workers.items():
-            np.testing.assert_allclose(worker.probabilities, reference, atol=1e-4, err_msg=f"{name} differs: {cell}")
-        timings: dict[str, Timing] = interleave({name: worker.turn for name, worker in workers.items()}, rounds)
+        for name, found in probabilities.items():
+            np.testing.assert_allclose(found, probabilities[contestants[0]], atol=1e-4, err_msg=f"{name}: {cell}")
+        turns = {name: lambda name=name: workers[name].ask(do="turn")["seconds"] for name in first}
+        timings = interleave(turns, rounds)
     finally:
         for worker in workers.values():
             worker.close()
     base = timings[contestants[0]].median
     rows = {
-        name: timing.as_json() | {"ratio": timing.median / base, "first_turn_s": workers[name].first}
+        name: timing.as_json() | {"ratio": timing.median / base, "first_turn_s": first[name]}
         for name, timing in timings.items()
     }
     return {"cell": cell, "steps": steps, "contestants": rows, "absent": absent}
@@ -180,18 +158,13 @@ def compare(cell: str, contestants: list[str], steps: int, rounds: int) -> dict[
 
 def table(results: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    lines = [
-        "| cell | contestant | ms a step (median) | min | middle half | times flax_rnn |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
+    rows = []
     for result in results:
         for name, row in result["contestants"].items():
-            lines.append(
-                f"| {result['cell']} | {name} | {row['median_ms']:.1f} | {row['min_ms']:.1f} "
-                f"| {row['quartile_1_ms']:.1f} to {row['quartile_3_ms']:.1f} | {row['ratio']:.2f} |"
-            )
-        lines += [f"| {result['cell']} | {name} | did not run: {why} | | | |" for name, why in result["absent"].items()]
-    return "\n".join(lines) + "\n"
+            figures = [f"{row[figure]:.1f}" for figure in ("median_ms", "min_ms", "quartile_1_ms", "quartile_3_ms")]
+            rows.append([result["cell"], name, *figures[:2], " to ".join(figures[2:]), f"{row['ratio']:.2f}"])
+        rows += [[result["cell"], name, f"did not run: {why}", "", "", ""] for name, why in result["absent"].items()]
+    return markdown(["cell", "contestant", "ms a step (median)", "min", "middle half", "times flax_rnn"], rows, 2)
 
 
 def main() -> None:
@@ -209,11 +182,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="turns of each contestant [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="few and short turns, nothing written")
     parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--probabilities", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker, options.cell, options.steps, options.probabilities)
+        work(options.worker, options.cell, options.steps)
         return
+    exit_on_termination()
     steps, rounds = (5, 2) if options.quick else (options.steps, options.rounds)
     cells = CELLS if options.cell == "all" else (options.cell,)
     results = []

@@ -3,6 +3,7 @@
 A machine's speed drifts, so a figure means little by itself: the ratio to another contestant of the same run does.
 """
 
+import math
 import os
 import platform
 import time
@@ -32,12 +33,19 @@ class Timing:
         return {f"{name}_ms": 1e3 * float(value) for name, value in values.items()} | {"turns": len(self.seconds)}
 
 
-def interleave(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
-    """Lets each contestant have its turn, ``rounds`` times over; a turn returns its seconds."""
+def interleave(
+    contestants: Mapping[str, Callable[[], float]], rounds: int, budget: float = math.inf
+) -> dict[str, Timing]:
+    """Lets each contestant have its turn, ``rounds`` times over; a turn returns the seconds that it is judged by.
+
+    Whoever has spent ``budget`` seconds on its turns has no more of them, so that the slow do not hold up the others.
+    """
     timings = {name: Timing([]) for name in contestants}
+    spent = dict.fromkeys(contestants, 0.0)
     for _ in range(rounds):
         for name, turn in contestants.items():
-            timings[name].seconds.append(turn())
+            if spent[name] < budget:
+                spent[name] += stopwatch(lambda timing=timings[name], turn=turn: timing.seconds.append(turn()))
     return timings
 
 
@@ -46,6 +54,11 @@ def stopwatch(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def repeat(function: Callable[[], Any], calls: int) -> float:
+    """Seconds of the median among so many calls."""
+    return float(np.median([stopwatch(function) for _ in range(calls)]))
 
 
 @dataclass
@@ -57,17 +70,21 @@ class Machine:
     system: str
     python: str
     packages: dict[str, str]
+    variables: dict[str, str]
 
 
 def machine() -> dict[str, Any]:
-    """This machine, and the versions of whatever took part."""
+    """This machine, the versions of whatever took part, and the variables that frameworks listen to."""
     packages = {}
     for name in ("jax", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu", "torch", "numpy"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return asdict(Machine(_processor(), os.cpu_count() or 0, platform.platform(), platform.python_version(), packages))
+    prefixes = ("CUDA_", "JAX_", "KMP_", "MKL_", "OMP_", "TF_", "TORCH_", "XLA_")
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
+    system = platform.platform()
+    return asdict(Machine(_processor(), os.cpu_count() or 0, system, platform.python_version(), packages, variables))
 
 
 def _processor() -> str:

@@ -1,7 +1,9 @@
-"""The benchmarks' clockwork, and one quick comparison from end to end."""
+"""The benchmarks' clockwork and workers, and one quick comparison of training steps from end to end."""
 
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import imdb_step, timing
+from benchmarks.workers import Worker, WorkerError
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,6 +32,16 @@ def test_contestants_take_turns() -> None:
     assert timings["b"].as_json()["min_ms"] == 20_000 and timings["b"].as_json()["turns"] == 3
 
 
+def test_the_slow_run_out_of_their_budget() -> None:
+    timings = timing.interleave({"slow": lambda: time.sleep(0.02) or 1.0, "fast": lambda: 2.0}, rounds=5, budget=0.03)
+    assert len(timings["slow"].seconds) == 2 and len(timings["fast"].seconds) == 5
+
+
+def test_repeated_calls_count_by_their_median() -> None:
+    pauses = iter([0.0, 0.02, 0.0])
+    assert timing.repeat(lambda: time.sleep(next(pauses)), 3) < 0.02
+
+
 def test_machine_names_what_took_part() -> None:
     found = timing.machine()
     assert found["cores"] >= 1 and found["processor"] and found["packages"]["jax"]
@@ -39,6 +52,50 @@ def test_contestants_start_from_the_weights_of_the_reference_setting(cell: str, 
     weights = imdb_step.initial_weights(cell)
     assert sum(array.size for array in weights) == 1_280_000 + count + 129
     assert all(np.abs(array).min() > 0 for array in weights)
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """Answers with what Python makes of a word."""
+    (tmp_path / "answers.py").write_text(
+        "import os, time\nfrom benchmarks.workers import serve\n"
+        "serve(lambda request: (print('noise'), {'answer': eval(request['word'])})[1])\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = Worker("answers")
+    yield worker
+    worker.close()
+
+
+def test_a_worker_answers_errors_too(worker: Worker) -> None:
+    assert worker.ask(word="6 * 7") == {"answer": 42}
+    with pytest.raises(WorkerError, match="ZeroDivisionError: division by zero") as caught:
+        worker.ask(word="1 / 0")
+    assert not caught.value.died
+    assert worker.ask(word="'again'") == {"answer": "again"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
+def test_a_worker_stands_still_between_requests(worker: Worker) -> None:
+    pid = worker.ask(word="os.getpid()")["answer"]
+    deadline = time.monotonic() + 5
+    while (state := Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]) != "T":
+        assert time.monotonic() < deadline, state
+
+
+def test_a_worker_that_hangs_or_dies_is_told_apart(worker: Worker) -> None:
+    worker.ask(word="0")
+    with pytest.raises(WorkerError, match="no answer within 0 s") as caught:
+        worker.ask(timeout=0.1, word="time.sleep(60)")
+    assert caught.value.died
+
+
+def test_the_end_of_a_worker_is_told_with_its_last_words(worker: Worker) -> None:
+    with pytest.raises(WorkerError, match="out of memory") as caught:
+        worker.ask(word="(os.write(2, b'out of memory'), os._exit(1))")
+    assert caught.value.died
+    with pytest.raises(WorkerError):
+        worker.ask(word="0")
 
 
 def test_a_quick_comparison_with_keras(tmp_path: Path) -> None:

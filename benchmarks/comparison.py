@@ -1,0 +1,170 @@
+"""One case and all contestants: built, compared, and only then timed, in turns.
+
+Who cannot take part, or gives other numbers, is listed with the reason.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from benchmarks.cases import TOLERANCES, Case
+from benchmarks.contestants import OURS
+from benchmarks.timing import Timing, interleave
+from benchmarks.workers import Worker, WorkerError
+
+_LONG = 0.25  # seconds of a call, next to which it does not matter that a worker has to wake up
+
+
+class Effort(NamedTuple):
+    """How much time is spent.
+
+    Attributes:
+      rounds: turns of each contestant.
+      turn: seconds that a turn takes if calls are short; it has as many calls as fit, and one at least.
+      budget: seconds of a contestant in a case, after which it has no more turns.
+      limit: seconds that a contestant may take to build a case, or for one turn.
+    """
+
+    rounds: int = 12
+    turn: float = 0.1
+    budget: float = 4.0
+    limit: float = 180.0
+
+
+class Asked(Protocol):
+    """A ``Worker``, or what acts as one in a test."""
+
+    def ask(self, timeout: float | None = None, **request: Any) -> dict[str, Any]:
+        """See ``Worker``."""
+        ...
+
+    def close(self) -> None:
+        """See ``Worker``."""
+        ...
+
+
+def start(name: str, environment: Mapping[str, str]) -> Asked:
+    """The process of the contestant ``name``."""
+    return Worker("benchmarks.contestants", name, environment=environment)
+
+
+class Field:
+    """The contestants' processes, each started when it is first asked, and again after it was lost.
+
+    Args:
+      names: the contestants; the first is what the others are compared with.
+      effort: whose ``limit`` holds.
+      start: makes of a name and an environment what can be asked.
+    """
+
+    def __init__(
+        self, names: Sequence[str], effort: Effort, start: Callable[[str, Mapping[str, str]], Asked] = start
+    ) -> None:
+        self.names = tuple(names)
+        self.effort = effort
+        self._start = start
+        self._workers: dict[str, Asked] = {}
+        # Several processes share one GPU, which JAX and TensorFlow would each take for themselves.
+        self._environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        about = self.ask(self.names[0], do="about")
+        self.platform, self.device = about["platform"], about["device"]
+        if self.platform == "cpu":
+            self._environment["CUDA_VISIBLE_DEVICES"] = ""
+
+    def ask(self, name: str, **request: Any) -> dict[str, Any]:
+        """The answer of one contestant; raises ``WorkerError``."""
+        if name not in self._workers:
+            self._workers[name] = self._start(name, self._environment)
+        try:
+            return self._workers[name].ask(self.effort.limit, **request)
+        except WorkerError as error:
+            if error.died:
+                self._workers.pop(name).close()
+            raise
+
+    def peak(self, dtype: str) -> float:
+        """Operations in a second that large matrix products reach on this machine, in whichever framework is best."""
+        reached = []
+        for name in self.names:
+            if name in OURS[1:]:  # would measure the same product once more
+                continue
+            try:
+                reached.append(self.ask(name, do="peak", dtype=dtype)["flops"])
+            except WorkerError:  # has no product, or does not run at all, which each case will tell
+                continue
+        return max(reached)
+
+    def close(self) -> None:
+        """Ends all processes."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+
+
+def compare(field: Field, case: Case, peak: float, report: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
+    """The row of one case, ready for JSON; ``report`` is told whose turn it is."""
+    built: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in field.names:
+            report(name)
+            try:
+                built[name] = _build(field, name, case, Path(folder) / "reference.npz")
+            except WorkerError as error:
+                absent[name] = str(error)
+    report("all, in turns")
+    timings = _time(field, built, absent)
+    base = timings[field.names[0]].median if field.names[0] in timings else None
+    rows = {
+        name: timing.as_json()
+        | figures(case, timing.median, peak, base)
+        | {"compile_s": max(built[name]["first"] - built[name]["warm"], 0), "differences": built[name]["differences"]}
+        for name, timing in timings.items()
+    }
+    return {"case": case.as_json(), "flops": case.flops, "contestants": rows, "absent": absent}
+
+
+def figures(case: Case, seconds: float, peak: float, base: float | None) -> dict[str, Any]:
+    """What follows from the time of a call."""
+    return {
+        "us_per_step": 1e6 * seconds / case.steps,
+        "sequences_per_s": case.batch / seconds,
+        "gflops": 1e-9 * case.flops / seconds,
+        "percent_of_peak": 100 * case.flops / seconds / peak,
+        "ratio": None if base is None else seconds / base,
+    }
+
+
+def _build(field: Field, name: str, case: Case, reference: Path) -> dict[str, Any]:
+    """Lets a contestant get ready; refuses one that runs elsewhere, or whose numbers are wrong."""
+    platform = field.ask(name, do="about")["platform"]
+    if platform != field.platform:
+        raise WorkerError(f"runs on a {platform} only")
+    answer = field.ask(name, do="build", case=case.as_json(), reference=str(reference))
+    tolerance = TOLERANCES[case.dtype]
+    wrong = {part: far for part, far in answer["differences"].items() if not far <= tolerance}
+    if wrong:
+        parts = ", ".join(f"{part} by {far:.2g}" for part, far in wrong.items())
+        raise WorkerError(f"other numbers than {field.names[0]}: {parts} of their norm, {tolerance} allowed")
+    return answer
+
+
+def _time(field: Field, built: Mapping[str, dict[str, Any]], absent: dict[str, str]) -> dict[str, Timing]:
+    """Turns of all that are ``built``; whoever fails becomes ``absent``, and the others start over."""
+
+    def turn(name: str) -> float:
+        warm = built[name]["warm"]
+        calls = min(max(round(field.effort.turn / warm), 1), 1000)
+        try:
+            return field.ask(name, do="turn", warm_up=1 if warm < _LONG else 0, calls=calls)["seconds"]
+        except WorkerError as error:
+            absent[name] = str(error)
+            raise
+
+    while True:
+        turns = {name: lambda name=name: turn(name) for name in built if name not in absent}
+        try:
+            return interleave(turns, field.effort.rounds, field.effort.budget)
+        except WorkerError:
+            continue

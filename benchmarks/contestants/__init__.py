@@ -1,0 +1,40 @@
+"""Who takes part, behind one small interface; ``python -m benchmarks.contestants NAME`` serves one of them."""
+
+import importlib
+
+from benchmarks.contestants.interface import Absent as Absent
+from benchmarks.contestants.interface import Contestant as Contestant
+from benchmarks.contestants.interface import Results as Results
+from benchmarks.contestants.interface import Run as Run
+
+OURS = ("fused", "scan")
+"""Implementations of flax_rnn, the one that is the default first."""
+
+_CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "fused": ("ours:Ours", ("fused",)),
+    "scan": ("ours:Ours", ("scan",)),
+    "flax-linen": ("flax_linen:Linen", ("OptimizedLSTMCell",)),
+    "flax-linen-lstmcell": ("flax_linen:Linen", ("LSTMCell",)),
+    "flax-nnx": ("flax_nnx:NNX", ("OptimizedLSTMCell",)),
+    "flax-nnx-lstmcell": ("flax_nnx:NNX", ("LSTMCell",)),
+    "keras-jax": ("keras:OnJax", ()),
+    "keras-tensorflow": ("keras:OnTensorFlow", ()),
+    "keras-torch": ("keras:OnTorch", ()),
+    "torch": ("torch:Torch", ()),
+    "cudnn": ("cudnn:CuDNN", ()),
+}
+PEERS = tuple(name for name in _CLASSES if name not in OURS)
+
+
+def load(name: str) -> Contestant:
+    """The contestant of that name; its frameworks are imported here.
+
+    Raises:
+      Absent: where they are not installed.
+    """
+    path, arguments = _CLASSES[name]
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(f"benchmarks.contestants.{module}"), attribute)(*arguments)
+    except ModuleNotFoundError as error:
+        raise Absent(f"{error.name} is not installed") from error

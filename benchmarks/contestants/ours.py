@@ -1,0 +1,47 @@
+"""flax_rnn, with the implementation that is named."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import flax_rnn
+from benchmarks.cases import Case
+from benchmarks.contestants import with_jax
+from benchmarks.contestants.interface import Run
+
+CELLS = {"lstm": flax_rnn.LSTMCell, "gru": flax_rnn.GRUCell, "simple_rnn": flax_rnn.SimpleRNNCell}
+
+
+class Ours(with_jax.OnJax):
+    """``flax_rnn.rnn`` and ``flax_rnn.bidirectional``; everything that is measured is theirs."""
+
+    def __init__(self, implementation: str):
+        super().__init__()
+        self.implementation = implementation
+
+    def build(self, case: Case) -> Run:
+        """See ``Contestant``."""
+        mask = case.mask()
+        extras = {
+            "mask": None if mask is None else jnp.asarray(mask),
+            "dropout_key": jax.random.key(0) if case.dropout else None,
+        }
+        return self.run(case, apply(case, self.implementation), with_jax.on_device(case, case.weights()), extras)
+
+
+def apply(case: Case, implementation: str) -> with_jax.Apply:
+    """``(params, inputs, arguments of rnn) -> outputs``."""
+    cell = CELLS[case.cell](
+        case.units, case.activation, use_bias=case.bias, recurrent_dropout=case.dropout, dtype=jnp.dtype(case.dtype)
+    )
+
+    def function(params: Any, x: jax.Array, extras: dict[str, Any]) -> jax.Array:
+        options = {"return_sequences": True, "implementation": implementation, **extras}
+        if case.directions == 2:
+            return flax_rnn.bidirectional((cell, cell), params[0], x, **options)
+        if case.depth > 1:
+            return flax_rnn.rnn(flax_rnn.StackedRNNCells([cell] * case.depth), params, x, **options)
+        return flax_rnn.rnn(cell, params[0], x, **options)
+
+    return function

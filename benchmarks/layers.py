@@ -1,0 +1,153 @@
+"""Time of recurrent layers: ours against Flax, Keras on its backends, torch and cuDNN.
+
+Every contestant lives in a process of its own, gets the same weights and inputs, and must give the same outputs and
+gradients before anything is timed; then they take turns. float32 is float32 for all, without TF32. By default the cases
+are some twenty minutes' worth on a CPU with two cores, and more on a GPU; --cell and --pass choose among them, any of
+--size, --dtype and --variant makes a list of its own. Where other programs keep the processor busy, torch's threads
+hold each other up unless OMP_WAIT_POLICY=passive is set.
+
+    python -m benchmarks.layers --cell lstm --size small 16,100,64,64 --variant plain relu
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import cases, tables
+from benchmarks.cases import Case, Size
+from benchmarks.comparison import Effort, Field, compare
+from benchmarks.contestants import OURS, PEERS
+from benchmarks.timing import machine
+from benchmarks.workers import exit_on_termination
+
+RESULTS = Path(__file__).parent / "results"
+_SECOND_LSTMS = ("flax-linen-lstmcell", "flax-nnx-lstmcell")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    description, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.layers", description=description, epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    what = parser.add_argument_group("what")
+    what.add_argument("--cell", nargs="+", choices=cases.CELLS, default=list(cases.CELLS), help="[all]")
+    what.add_argument(
+        "--size", nargs="+", type=sizes, metavar="SIZE",
+        help=f"B,T,D,H or a name: {', '.join(cases.SIZES)}",
+    )  # fmt: skip
+    what.add_argument(
+        "--pass", dest="phases", nargs="+", choices=cases.PHASES, default=list(cases.PHASES), help="[both]"
+    )
+    what.add_argument("--dtype", nargs="+", choices=cases.DTYPES)
+    what.add_argument("--variant", nargs="+", choices=cases.VARIANTS)
+    what.add_argument("--full", action="store_true", help="all sizes and sweeps, all variants: hours")
+    what.add_argument(
+        "--against", nargs="*", choices=PEERS, default=[name for name in PEERS if name not in _SECOND_LSTMS],
+        help=f"contestants beside {' and '.join(OURS)} [all but {' and '.join(_SECOND_LSTMS)}]",
+    )  # fmt: skip
+    how = parser.add_argument_group("how")
+    usual = Effort()
+    how.add_argument("--rounds", type=int, default=usual.rounds, help="turns of each contestant [%(default)s]")
+    how.add_argument(
+        "--budget", type=float, default=usual.budget, metavar="S",
+        help="seconds after which a contestant has no more turns in a case [%(default)s]",
+    )  # fmt: skip
+    how.add_argument(
+        "--limit", type=float, default=usual.limit, metavar="S",
+        help="seconds after which one that is compiling is given up [%(default)s]",
+    )  # fmt: skip
+    how.add_argument("--quick", action="store_true", help="a few tiny cases and turns, nothing written")
+    how.add_argument("--output", type=Path, help="of the results, without ending [benchmarks/results/layers-DEVICE]")
+    return parser.parse_args(arguments)
+
+
+def sizes(text: str) -> tuple[Size, ...]:
+    """The sizes that a word of the command line stands for."""
+    if text in cases.SIZES:
+        return cases.SIZES[text]
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){3}", text):
+        raise argparse.ArgumentTypeError(f"expected B,T,D,H or one of {', '.join(cases.SIZES)}, got {text}")
+    return (Size(*map(int, text.split(","))),)
+
+
+def slug(device: str) -> str:
+    """The device as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def matrix(options: argparse.Namespace, platform: str) -> list[Case]:
+    """The cases that the command line asks for."""
+    if options.quick:
+        wanted = cases.quick()
+    elif options.size or options.dtype or options.variant:
+        chosen = dict.fromkeys(size for group in options.size or [cases.SIZES["imdb"]] for size in group)
+        wanted = cases.product(chosen, dtypes=options.dtype or ["float32"], variants=options.variant or ["plain"])
+    else:
+        wanted = cases.full() if options.full else cases.default(platform)
+    return [case for case in dict.fromkeys(wanted) if case.cell in options.cell and case.phase in options.phases]
+
+
+def measure(field: Field, wanted: list[Case], console: Console, results: dict[str, Any]) -> None:
+    """Adds to ``results`` case by case, so that what there is can be written when it is interrupted."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("peak", total=len(wanted))
+        for dtype in dict.fromkeys(case.dtype for case in wanted):
+            results["peak_flops"][dtype] = field.peak(dtype)
+        for case in wanted:
+
+            def report(name: str, case: Case = case) -> None:
+                progress.update(task, description=f"{case.label}: {name}")
+
+            row = compare(field, case, results["peak_flops"][case.dtype], report)
+            results["results"].append(row)
+            progress.advance(task)
+            times = ", ".join(f"{name} {figures['median_ms']:.2f}" for name, figures in row["contestants"].items())
+            console.print(f"{case.label}: {times} ms", highlight=False, soft_wrap=True)
+
+
+def write(results: dict[str, Any], stem: Path) -> None:
+    """JSON, Markdown and pictures."""
+    from benchmarks import plots
+
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_name(stem.name + ".json").write_text(json.dumps(results, indent=1) + "\n")
+    stem.with_name(stem.name + ".md").write_text(tables.report(results))
+    plots.plot(results["results"], results["device"], stem)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures, prints and writes."""
+    options = parse(arguments)
+    exit_on_termination()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    effort = Effort(options.rounds, budget=options.budget, limit=options.limit)
+    if options.quick:
+        effort = effort._replace(rounds=2, turn=0.01)
+    field = Field([*OURS, *options.against], effort)
+    command = " ".join(["python -m benchmarks.layers", *(sys.argv[1:] if arguments is None else arguments)])
+    results: dict[str, Any] = {
+        "command": command, "device": field.device, "platform": field.platform, "machine": machine(),
+        "contestants": field.names, "effort": effort._asdict(), "tolerances": cases.TOLERANCES,
+        "peak_flops": {}, "results": [],
+    }  # fmt: skip
+    try:
+        measure(field, matrix(options, field.platform), console, results)
+    finally:
+        field.close()
+        if results["results"]:
+            print(tables.summary(results))
+            if not options.quick:
+                write(results, options.output or RESULTS / f"layers-{slug(field.device)}")
+
+
+if __name__ == "__main__":
+    main()

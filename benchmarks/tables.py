@@ -1,0 +1,107 @@
+"""Results of ``benchmarks.layers`` as Markdown: an overview, all figures, and who was absent for what reason."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.cases import Case
+
+Rows = Sequence[dict[str, Any]]
+"""What ``comparison.compare`` returns, for several cases."""
+
+NONE = "-"
+_CASE = ("cell", "B,T,D,H", "pass", "dtype", "variant")
+_FIGURES = (
+    "contestant", "ms (median)", "min", "middle half", "µs a step", "sequences/s", "GFLOP/s", "% of peak", "ratio",
+    "compile s",
+)  # fmt: skip
+
+
+def markdown(header: Iterable[str], rows: Iterable[Sequence[str]], words: int) -> str:
+    """A table; the first so many columns are words, the others numbers."""
+    header = list(header)
+    rules = ["---"] * words + ["---:"] * (len(header) - words)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rules, *rows]) + "\n"
+
+
+def names(results: Rows) -> list[str]:
+    """Everyone who took part or was absent, in order."""
+    found = dict.fromkeys(name for row in results for name in [*row["contestants"], *row["absent"]])
+    ran = {name for row in results for name in row["contestants"]}
+    return [*filter(ran.__contains__, found), *(name for name in found if name not in ran)]
+
+
+def overview(results: Rows) -> str:
+    """A line for each case: the medians, and how many times that of the first contestant they are."""
+    ran = [name for name in names(results) if any(name in row["contestants"] for row in results)]
+    lines = []
+    for row in results:
+        times = [_brief(row["contestants"].get(name)) for name in ran]
+        lines.append([*_words(row), *times])
+    return markdown([*_CASE, *ran], lines, len(_CASE))
+
+
+def figures(results: Rows) -> str:
+    """A line for each contestant of each case."""
+    lines = []
+    for row in results:
+        for name, f in row["contestants"].items():
+            ratio = NONE if f["ratio"] is None else f"{f['ratio']:.2f}"
+            lines.append(
+                [
+                    *_words(row), name, f"{f['median_ms']:.2f}", f"{f['min_ms']:.2f}",
+                    f"{f['quartile_1_ms']:.2f} to {f['quartile_3_ms']:.2f}", f"{f['us_per_step']:.1f}",
+                    f"{f['sequences_per_s']:,.0f}", f"{f['gflops']:,.1f}", f"{f['percent_of_peak']:.1f}", ratio,
+                    f"{f['compile_s']:.1f}",
+                ]
+            )  # fmt: skip
+    return markdown([*_CASE, *_FIGURES], lines, len(_CASE) + 1)
+
+
+def absences(results: Rows) -> str:
+    """Who did not run, why, and in which cases."""
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in results:
+        for name, why in row["absent"].items():
+            reasons[name, why].append(Case(**row["case"]).label)
+    lines = []
+    for (name, why), cases in reasons.items():
+        where = "all" if len(cases) == len(results) else f"{len(cases)}: " + "; ".join(cases[:3])
+        lines.append([name, why.replace("|", "\\|"), where + ("; …" if len(cases) > 3 and where != "all" else "")])
+    return markdown(["absent", "reason", "cases"], lines, 3)
+
+
+def report(everything: dict[str, Any]) -> str:
+    """The whole file of results as a page."""
+    results = everything["results"]
+    more = ["All figures; `ratio` is the same, `compile s` the first call less a later one:\n"]
+    return "\n".join([f"# Layers on {everything['device']}\n", summary(everything), *more, figures(results)])
+
+
+def summary(everything: dict[str, Any]) -> str:
+    """The page without the long table."""
+    results, machine = everything["results"], everything["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    peaks = ", ".join(f"{1e-9 * flops:,.0f} GFLOP/s in {dtype}" for dtype, flops in everything["peak_flops"].items())
+    return "\n".join(
+        [
+            f"`{everything['command']}`\n",
+            f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}; "
+            f"{packages}. Large matrix products reach {peaks}, measured in the same run.\n",
+            f"Milliseconds, and in parentheses how many times those of `{everything['contestants'][0]}`:\n",
+            overview(results),
+            absences(results) if any(row["absent"] for row in results) else "Nobody was absent.\n",
+        ]
+    )
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    case = Case(**row["case"])
+    return [case.cell, str(case.size), case.phase, case.dtype, case.variant]
+
+
+def _brief(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return NONE
+    ratio = "" if figures["ratio"] is None else f" ({figures['ratio']:.2f})"
+    return f"{figures['median_ms']:.2f}{ratio}"
