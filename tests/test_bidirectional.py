@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 
-from flax_rnn import GRUCell, LSTMCell, LayerOptions, SimpleRNNCell, StackedRNNCells, bidirectional, merge
+from flax_rnn import GRUCell, LayerOptions, LSTMCell, SimpleRNNCell, StackedRNNCells, bidirectional, merge
 from flax_rnn.bidirectional import check_directions
 
 B, T, D, H = 3, 4, 3, 2
