@@ -65,6 +65,17 @@ def test_round_trips(features: int, units: int, is_lstm: bool, seed: int) -> Non
         np.testing.assert_array_equal(to_cudnn(from_cudnn(to_cudnn(params)))["bias"], halves)
 
 
+@pytest.mark.parametrize("dtype", ["f8", "f4", "f2"])
+@pytest.mark.parametrize("kind", CUDNN)
+def test_dtypes_stay(kind: str, dtype: str) -> None:
+    params = {name: array.astype(dtype) / np.asarray(3, dtype) for name, array in weights(CUDNN[kind][0]).items()}
+    assert dtype != "f8" or np.any(params["kernel"] != params["kernel"].astype("f4"))
+    stored = to_cudnn(params)
+    for name, array in from_cudnn(stored).items():
+        assert array.dtype == stored[name].dtype == dtype
+        np.testing.assert_array_equal(array, params[name])
+
+
 def test_errors() -> None:
     lstm, gru = weights(flax_rnn.LSTMCell(H)), weights(flax_rnn.GRUCell(H, reset_after=False))
     with pytest.raises(ConversionError, match=r"bias: expected shape \(2, 6\).*reset_after=True.*got \(6,\)"):

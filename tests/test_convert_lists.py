@@ -90,7 +90,7 @@ def test_errors() -> None:
         (GRUCell(H), gru, r"bias: expected shape \(2, 6\), got \(6,\)"),
         (LSTMCell(H), [], "expected arrays, the first a kernel"),
         (LSTMCell(H), [*weights[:2], "text"], r"weights\[2\]: expected floating-point numbers"),
-        ("LSTM", weights, "cell: expected a dense cell of flax_rnn"),
+        ("LSTM", weights, "cell: expected a cell of flax_rnn"),
         (
             LSTMCell(H, use_bias=False),
             per_gate(weights, [0, 2, 1, 3]),

@@ -27,11 +27,11 @@ from flax_rnn.convert.flax import FlaxCell as FlaxCell
 from flax_rnn.convert.flax import from_flax as from_flax
 from flax_rnn.convert.flax import to_flax as to_flax
 from flax_rnn.convert.keras import load as load
-from flax_rnn.convert.keras import save as save
 from flax_rnn.convert.layouts import LayerWeights as LayerWeights
 from flax_rnn.convert.lists import from_keras as from_keras
 from flax_rnn.convert.lists import to_keras as to_keras
 from flax_rnn.convert.safetensors import load_safetensors as load_safetensors
 from flax_rnn.convert.safetensors import save_safetensors as save_safetensors
+from flax_rnn.convert.saving import save as save
 from flax_rnn.convert.torch import from_torch as from_torch
 from flax_rnn.convert.torch import to_torch as to_torch

@@ -41,24 +41,30 @@ def check_shape(where: str, array: Any, expected: tuple[int, ...]) -> None:
         raise ConversionError(f"{where}: expected shape {tuple(expected)}, got {tuple(array.shape)}")
 
 
-def cell_arrays(where: str, params: Any) -> dict[str, np.ndarray]:
-    """The weights of one cell as NumPy arrays, in Keras' order: ``kernel``, ``recurrent_kernel`` and maybe ``bias``."""
+def cell_arrays(where: str, params: Any, is_dense: bool = True) -> dict[str, np.ndarray]:
+    """The weights of one cell as NumPy arrays, in Keras' order: ``kernel``, ``recurrent_kernel`` and maybe ``bias``.
+
+    Unless it has to be dense, the cell may be convolutional, with the axes ``*K`` of a window ahead of its kernels'.
+    """
     names = ("kernel", "recurrent_kernel", "bias")
     if not isinstance(params, Mapping) or not {*names[:2]} <= {*params} <= {*names}:
         got = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
         raise ConversionError(f"{where}: expected a cell's kernel, recurrent_kernel and maybe bias, got {got}")
     arrays = {name: as_array(f"{where}: {name}", params[name]) for name in names if name in params}
     kernel, recurrent = arrays["kernel"], arrays["recurrent_kernel"]
-    if kernel.ndim != 2 or recurrent.ndim != 2 or kernel.shape[1] != recurrent.shape[1]:
+    is_fitting = kernel.ndim == recurrent.ndim >= 2 and (kernel.ndim == 2 or not is_dense)
+    if not is_fitting or (*kernel.shape[:-2], kernel.shape[-1]) != (*recurrent.shape[:-2], recurrent.shape[-1]):
+        window = "" if is_dense else "*K, "
         raise ConversionError(
-            f"{where}: expected kernel (D, g H) and recurrent_kernel (H, g H), got {kernel.shape} and {recurrent.shape}"
+            f"{where}: expected kernel ({window}D, g H) and recurrent_kernel ({window}H, g H), got {kernel.shape} and "
+            f"{recurrent.shape}"
         )
     return arrays
 
 
 def count_gates(where: str, params: Mapping[str, Any]) -> int:
     """How many gates the weights are of: 1 for a SimpleRNN, 3 for a GRU, 4 for an LSTM."""
-    units, columns = params["recurrent_kernel"].shape
+    *_, units, columns = params["recurrent_kernel"].shape
     if units == 0 or columns not in (units, 3 * units, 4 * units):
         raise ConversionError(
             f"{where}: recurrent_kernel: expected shape (H, H), (H, 3 H) or (H, 4 H), got {(units, columns)}"
@@ -70,7 +76,7 @@ def check_bias(where: str, params: Mapping[str, Any]) -> None:
     """Raises ``ConversionError`` unless ``bias``, where there is one, is ``(g H,)``, or ``(2, 3 H)`` of a GRU."""
     if "bias" not in params:
         return
-    columns = params["kernel"].shape[1]
+    columns = params["kernel"].shape[-1]
     expected = [(columns,)] + ([(2, columns)] if count_gates(where, params) == 3 else [])
     if params["bias"].shape not in expected:
         raise ConversionError(

@@ -14,6 +14,7 @@ from typing import Any
 
 from flax_rnn.convert.errors import ConversionError, require
 from flax_rnn.convert.hdf5 import MAX_BYTES, Reader, errors_name, parse_json
+from flax_rnn.convert.heap import check_heaps
 from flax_rnn.convert.layouts import CONTAINERS, Config, LayerWeights, read_keras3, read_legacy
 
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
@@ -86,4 +87,7 @@ def _member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
 @contextlib.contextmanager
 def _open(source: Any, max_bytes: int) -> Iterator[Reader]:
     with require("h5py").File(source, "r") as file:
+        if (sizes := file.id.get_create_plist().get_sizes()) != (8, 8):
+            raise ConversionError(f"expected addresses and lengths of 8 bytes, got {sizes}")
+        check_heaps(source)
         yield Reader(file, max_bytes)

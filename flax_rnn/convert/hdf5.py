@@ -3,10 +3,11 @@
 Links that lead elsewhere, data that lie elsewhere, compressed or computed data, and objects are refused: Keras writes
 none of them.
 
-What is left to trust is the HDF5 library: damage to its own structures can make it loop without end, which nothing
-here can interrupt. Where that matters, read in a process with a time limit.
+What is left to trust is the HDF5 library: that it survives whatever its own structures are. ``heap`` knows of what it
+does not. A wrong length of a string has it take up to 4 GiB of memory, and seconds, before it says so.
 """
 
+import collections
 import contextlib
 import json
 import os
@@ -112,7 +113,7 @@ class Reader:
         return _decode(value.item() if isinstance(value, np.ndarray | np.generic) else value)
 
     def texts(self, group: Any, name: str) -> list[str]:
-        """An attribute that is a list of strings, in one piece or, where it is long, in ``name0``, ``name1``, ..."""
+        """An attribute that is a list of different strings; where it is long, in pieces ``name0``, ``name1``, ..."""
         pieces = [name] if name in group.attrs else []
         while not pieces or pieces[0] != name:
             piece = f"{name}{len(pieces)}"
@@ -121,7 +122,10 @@ class Reader:
             pieces.append(piece)
         if not pieces:
             raise ConversionError(f"{group.name}: expected an attribute {name!r}, got {sorted(group.attrs)[:20]}")
-        return [_decode(value) for piece in pieces for value in np.ravel(self._attribute(group, piece))]
+        values = [_decode(value) for piece in pieces for value in np.ravel(self._attribute(group, piece))]
+        if twice := [value for value, count in collections.Counter(values).items() if count > 1]:
+            raise ConversionError(f"{group.name}: expected no string twice in attribute {name!r}, got {twice[:20]}")
+        return values
 
     def _attribute(self, group: Any, name: str) -> Any:
         if name not in group.attrs:

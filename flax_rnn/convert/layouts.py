@@ -62,9 +62,12 @@ def read_keras3(reader: Reader, config: Config) -> dict[str, LayerWeights]:
             own = reader.group(group, "vars")
             entry = entries.get(key, {})
             name = prefix + (reader.text(own, "name") or _name(entry) or key)
-            if any(reader.is_group(group, inner) for inner in CONTAINERS):
-                add(name, _own_arrays(reader, group), entry)
-                visit(group, name + "/", _entries(entry))
+            model = group
+            while reader.is_group(model, "layer"):  # a model may be in a TimeDistributed
+                model = reader.group(model, "layer")
+            if any(reader.is_group(model, inner) for inner in CONTAINERS):
+                add(name, _own_arrays(reader, model), entry)
+                visit(model, name + "/", _entries(entry))
             else:
                 add(name, _arrays(reader, group, entry), entry)
 
@@ -90,14 +93,31 @@ def read_legacy(reader: Reader, config: Config) -> dict[str, LayerWeights]:
     names = reader.texts(root, "layer_names")
     if reader.is_group(root, "top_level_model_weights"):
         names.append("top_level_model_weights")
-    for name in names:
-        group = reader.group(root, name)
-        weights = [(path, reader.array(group, path)) for path in reader.texts(group, "weight_names")]
+    groups = {name: reader.group(root, name) for name in names}
+    paths = {name: reader.texts(group, "weight_names") for name, group in groups.items()}
+    _check_listed(reader, groups, paths)
+    for name, group in groups.items():
+        weights = [(path, reader.array(group, path)) for path in paths[name]]
         for inner, layer in _split(name, weights, entries.get(name, {})):
             if inner in layers:
                 raise ConversionError(f"expected layers of different names, got {inner!r} twice")
             layers[inner] = layer
     return layers
+
+
+def _check_listed(reader: Reader, groups: Mapping[str, Any], paths: Mapping[str, Iterable[str]]) -> None:
+    """Raises ``ConversionError`` for arrays in the groups of layers that are in no list, and so of no known order."""
+
+    def found(group: Any, path: str) -> Iterable[str]:
+        for key in reader.members(group):
+            inner = f"{path}/{key}"
+            yield from found(reader.group(group, key), inner) if reader.is_group(group, key) else [inner]
+
+    # A name with slashes puts the group of one layer into that of another.
+    listed = {f"{name}/{path}" for name in groups for path in paths[name]}
+    for name, group in groups.items():
+        if unlisted := [path for path in found(group, name) if path not in listed]:
+            raise ConversionError(f"{group.name}: expected every array in weight_names, got {unlisted[:20]} besides")
 
 
 def _split(name: str, weights: list[tuple[str, np.ndarray]], entry: Config) -> Iterable[tuple[str, LayerWeights]]:
@@ -113,13 +133,22 @@ def _split(name: str, weights: list[tuple[str, np.ndarray]], entry: Config) -> I
     for path, array in weights:
         parts = path.split("/")
         parts = parts[parts.index(model) + 1 :] if model in parts else parts
-        while parts and parts[0] not in inner:
-            del parts[0]
-        if not parts:
+        owner = _owner(parts, inner)
+        if owner is None:
             raise ConversionError(f"{name}: expected {path!r} to name one of the layers {[*inner]}")
-        owners[parts[0]].append(("/".join(parts[1:]), array))
+        rest = parts[parts.index(owner) + 1 :] if owner in parts else parts
+        owners[owner].append(("/".join(rest), array))
     for layer, own in owners.items():
         yield from _split(f"{name}/{layer}", own, inner[layer])
+
+
+def _owner(parts: list[str], layers: Mapping[str, Config]) -> str | None:
+    """Which of ``layers`` a weight is of: one that is named, or else one in which one is. Not all models are named."""
+    if named := [part for part in parts if part in layers]:
+        return named[0]
+    within = {name: {_name(layer): layer for layer in _layers(entry)} for name, entry in layers.items()}
+    owners = [name for name, inner in within.items() if inner and _owner(parts, inner)]
+    return owners[0] if len(owners) == 1 else None
 
 
 def _arrays(reader: Reader, group: Any, entry: Config) -> list[np.ndarray]:
@@ -173,9 +202,14 @@ def _inner_config(entry: Config, name: str) -> Config:
 
 
 def _layers(entry: Config) -> list[Config]:
-    """What the configuration of a model says of its layers; a Sequential of Keras 1 is a list of them."""
+    """What the configuration of a model, maybe wrapped, says of its layers; a Sequential of Keras 1 is a list."""
     config = entry.get("config", {})
-    layers = config if isinstance(config, list) else config.get("layers", [])
+    if isinstance(config, list):
+        layers = config
+    elif "layers" in config:
+        layers = config["layers"]
+    else:
+        return _layers(config["layer"]) if isinstance(config.get("layer"), Mapping) else []
     return [layer for layer in layers if isinstance(layer, Mapping) and "class_name" in layer]
 
 
@@ -200,10 +234,11 @@ def _number(name: str) -> tuple[str, int]:
     return stem.removesuffix("_"), int(name[len(stem) :] or 0)
 
 
-def _rank(path: str, entry: Config) -> int:
+def _rank(path: str, entry: Config) -> tuple[bool, int]:
     """Where a weight of a layer belongs: what is frozen is written last, so directions and cells may change places."""
     parts = path.split("/")
-    if entry.get("class_name") in (None, "Bidirectional"):
-        return any(part.startswith("backward_") for part in parts)
+    while inner := _inner_config(entry, "layer"):
+        entry = inner
     cells = _cell_configs(_inner_config(entry, "cell")) or []
-    return next((index for index, cell in enumerate(cells) if _name(cell) in parts), 0)
+    cell = next((index for index, config in enumerate(cells) if _name(config) in parts), 0)
+    return any(part.startswith("backward_") for part in parts), cell

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_rnn.cell import Params
-from flax_rnn.convert.cudnn import from_cudnn, is_cudnn
+from flax_rnn.convert.cudnn import from_cudnn, is_cudnn, to_cudnn
 from flax_rnn.convert.errors import ConversionError, as_array, cell_arrays, check_bias, check_shape
 
 ORDERS = (
@@ -41,7 +41,7 @@ def to_keras(params: Params) -> list[np.ndarray]:
     """
     if isinstance(params, tuple | list):
         return [array for part in params for array in to_keras(part)]
-    arrays = cell_arrays("params", params)
+    arrays = cell_arrays("params", params, is_dense=False)
     if not is_cudnn(arrays):
         check_bias("params", arrays)
     return list(arrays.values())
@@ -53,7 +53,7 @@ def from_keras(cell: Any, weights: Sequence[Any], *, cudnn: bool = False) -> Par
     Args:
       cell: a cell of ``flax_rnn``, maybe a ``StackedRNNCells``; for a ``Bidirectional`` a pair of them.
       weights: the list of arrays; that of Keras 1, with an array per gate, will do too.
-      cudnn: whether to convert those of a ``CuDNNLSTM`` or ``CuDNNGRU``.
+      cudnn: whether to convert those of a ``CuDNNLSTM`` or ``CuDNNGRU`` for an LSTM or a GRU, and the other way round.
 
     Returns:
       A dict for a cell, a tuple of dicts for a stack, a pair for a pair.
@@ -62,9 +62,9 @@ def from_keras(cell: Any, weights: Sequence[Any], *, cudnn: bool = False) -> Par
       ConversionError: for other numbers or shapes of arrays than those of ``cell``.
     """
     arrays = [as_array(f"weights[{index}]", array) for index, array in enumerate(weights)]
-    if not arrays or arrays[0].ndim != 2:
-        raise ConversionError(f"weights: expected arrays, the first a kernel (D, g H), got {_shapes(arrays)}")
-    tree = _specs(cell, arrays[0].shape[0])
+    if not arrays or arrays[0].ndim < 2:
+        raise ConversionError(f"weights: expected arrays, the first a kernel (*K, D, g H), got {_shapes(arrays)}")
+    tree = _specs(cell, arrays[0].shape[-2])
     nodes = jax.tree.leaves(tree, is_leaf=_is_node)
     filled = iter(assign("weights", arrays, nodes, cudnn))
     return jax.tree.map(lambda node: next(filled), tree, is_leaf=_is_node)
@@ -110,7 +110,7 @@ def assign(
       where: of errors.
       arrays: those of all ``nodes``, one after the other.
       nodes: the parameters of each cell, or of a layer without cells: arrays, or shapes of them.
-      cudnn: whether to convert those of a ``CuDNNLSTM`` or ``CuDNNGRU``.
+      cudnn: as in ``from_keras``.
 
     Raises:
       ConversionError: for other numbers or shapes of arrays.
@@ -136,14 +136,16 @@ def ordered(node: Mapping[str, Any]) -> tuple[str, ...]:
 def _fit(where: str, arrays: dict[str, np.ndarray], node: Mapping[str, Any], cudnn: bool) -> dict[str, np.ndarray]:
     if {*arrays} != {*node}:  # those of Keras 1, which always has biases
         raise ConversionError(f"{where}: expected {[*ordered(node)]}, got {[*arrays]}")
-    is_recurrent = "recurrent_kernel" in arrays and arrays["kernel"].ndim == 2
-    if is_recurrent and is_cudnn(arrays) and arrays["bias"].shape != tuple(node["bias"].shape):
+    if "recurrent_kernel" in arrays and is_cudnn(arrays) != is_cudnn(node):
         if not cudnn:
             raise ConversionError(
-                f"{where}: bias: expected shape {tuple(node['bias'].shape)}, got {arrays['bias'].shape} of a CuDNN "
-                "layer; pass cudnn=True to convert it"
+                f"{where}: bias: expected shape {tuple(node['bias'].shape)}, got {arrays['bias'].shape}, one of them "
+                "of a CuDNN layer; pass cudnn=True to convert it"
             )
-        arrays = from_cudnn(arrays)
+        try:
+            arrays = to_cudnn(arrays) if is_cudnn(node) else from_cudnn(arrays)
+        except ConversionError as error:
+            raise ConversionError(f"{where}: {error}") from error
     for name, array in arrays.items():
         check_shape(f"{where}: {name}", array, node[name].shape)
     return arrays
@@ -174,7 +176,7 @@ def _specs(cell: Any, features: int) -> Any:
         sizes = cell.input_sizes(features)
         return tuple(_specs(part, size) for part, size in zip(cell.cells, sizes, strict=True))
     if not hasattr(cell, "param_specs"):
-        raise ConversionError(f"cell: expected a dense cell of flax_rnn, a stack or a pair of them, got {cell!r}")
+        raise ConversionError(f"cell: expected a cell of flax_rnn, a stack or a pair of them, got {cell!r}")
     specs = cell.param_specs(features).items()
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, (_, shape) in specs}
 

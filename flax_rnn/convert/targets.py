@@ -1,6 +1,6 @@
 """What weights are read into: the parameters of a linen model, or an NNX model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 from flax_rnn.convert.errors import ConversionError, check_shape
 
 Path = tuple[str, ...]
+Names = Mapping[str, str | Sequence[str]]
+"""Where the parameters of a layer are, by its name: one path, or for a stack of cells the path of each."""
 
 
 class Target:
@@ -46,6 +48,24 @@ class Target:
 
         nnx.update(self._model, nested({self._keys[path]: array for path, array in arrays.items()}))
         return self._model
+
+
+def places_of(layers: Iterable[str], names: Names) -> dict[str, list[Path]]:
+    """The paths in the model of each layer: its own, but for the longest beginning that ``names`` has."""
+    used = set()
+    places: dict[str, list[Path]] = {}
+    for layer in layers:
+        parts = layer.split("/")
+        heads = ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        head = next((head for head in heads if head in names), None)
+        used.add(head)
+        tail = parts if head is None else layer.removeprefix(head).split("/")[1:]
+        listed = "" if head is None else names[head]
+        starts = [listed] if isinstance(listed, str) else [*listed]
+        places[layer] = [tuple([*filter(None, start.split("/")), *tail]) for start in starts]
+    if unknown := sorted({*names} - used):
+        raise ConversionError(f"names: expected names of layers with weights, {[*layers]}, got {unknown}")
+    return places
 
 
 def nested(arrays: Mapping[tuple[Any, ...], Any]) -> dict[Any, Any]:
