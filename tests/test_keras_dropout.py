@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_rnn.nnx
 from flax_rnn import DropoutMasks, GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells, rnn
 from flax_rnn.conv import ConvLSTM1DCell
 from flax_rnn.keras_dropout import keras_masks
@@ -157,6 +159,64 @@ def test_cell_without_dropout_draws_nothing() -> None:
     assert keras_masks(LSTMCell(H), 7, jnp.ones((B, D)), 3) == (None, 3)
     stack = StackedRNNCells((LSTMCell(H), LSTMCell(H)))
     assert keras_masks(stack, (7, 8), jnp.ones((B, D))) == ((None, None), (0, 0))
+
+
+@pytest.mark.parametrize("pair", ["directions", "cells of a stack"])
+def test_cells_of_one_seed_have_masks_of_their_own_unlike_in_keras(pair: str) -> None:
+    x, ones = random(B, T, D), jnp.ones((40, 50))
+    if pair == "directions":
+        layer: Any = keras.layers.Bidirectional(keras.layers.LSTM(D, dropout=0.5, seed=7))
+        layer.build(x.shape)
+        theirs = layer.forward_layer.cell, layer.backward_layer.cell
+        # ``test_dropout`` shows that directions have the keys of this.
+        ours = [LSTMCell(D, dropout=0.5).dropout_masks(jax.random.fold_in(jax.random.key(7), k), ones) for k in (0, 1)]
+    else:
+        theirs = [keras.layers.LSTMCell(D, dropout=0.5, seed=7) for _ in range(2)]
+        keras.layers.RNN(theirs).build(x.shape)
+        ours = StackedRNNCells([LSTMCell(50, dropout=0.5)] * 2).dropout_masks(jax.random.key(7), ones)
+    same = [np.asarray(cell.get_dropout_mask(ones)) for cell in theirs]
+    np.testing.assert_array_equal(same[0], same[1])
+    first, second = (np.asarray(masks.inputs[0]) for masks in ours if masks and masks.inputs)
+    assert 0.4 < np.mean(first == second) < 0.6
+
+
+def test_a_rate_of_1_is_refused_unlike_in_keras() -> None:
+    # Keras drops nothing then in a step, and everything in the fast path of a GRU.
+    x, layers = random(B, T, D), keras.layers
+    slow: Any = {"use_cudnn": False}
+    for layer in (layers.LSTM(H, dropout=1.0), layers.GRU(H, dropout=1.0, **slow)):
+        np.testing.assert_array_equal(layer(x, training=True), layer(x))
+    assert not np.any(np.asarray(layers.GRU(H, dropout=1.0)(x, training=True)))
+    assert layers.LSTM(H, dropout=1.7).dropout == 1
+    for rate in (1.0, 1.7):
+        with pytest.raises(ValueError, match=r"^dropout: expected a rate in \[0, 1\), got "):
+            LSTMCell(H, dropout=rate)
+
+
+def test_inference_draws_nothing_unlike_in_keras() -> None:
+    x = jnp.asarray(random(B, T, D))
+    layer: Any = keras.layers.LSTM(H, dropout=0.4, seed=7)
+    layer(x)
+    assert layer.cell.seed_generator.state.value.tolist() == [7, 1]
+    ours, again = (flax_rnn.nnx.LSTM(D, H, dropout=0.4, rngs=nnx.Rngs(0)) for _ in range(2))
+    ours(x, training=False)
+    np.testing.assert_array_equal(ours(x), again(x))
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_every_implementation_drops_inputs_alone_unlike_in_keras(name: str) -> None:
+    # Keras' first implementation has a list of masks here, where its fast path expects one.
+    ours, theirs = CELLS[name]
+    x = random(B, T, D)
+    with pytest.raises(ValueError, match="broadcast"):
+        theirs(H, dropout=0.4, implementation=1)(x, training=True)
+    cell = ours(H, dropout=0.4)
+    weights = cell.init_params(jax.random.key(0), D)
+    scan, fused = (
+        rnn(cell, weights, x, dropout_key=jax.random.key(1), implementation=how) for how in ("scan", "fused")
+    )
+    np.testing.assert_allclose(scan, fused, atol=1e-6)
+    assert np.any(np.asarray(scan) != rnn(cell, weights, x))
 
 
 def test_errors_name_the_argument() -> None:

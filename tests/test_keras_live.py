@@ -186,3 +186,93 @@ def test_stacks_of_one_cell_work_unlike_in_keras_on_jax() -> None:
         layer(x)
     expected = rnn(stack.cells[0], weights[0], x, return_state=True)
     oracle.assert_close(rnn(stack, weights, x, return_state=True), expected, 1e-6)
+
+
+class Doubling(keras.layers.Layer):
+    """A cell whose output is twice its state."""
+
+    state_size = output_size = D
+
+    def call(self, inputs: Any, states: Any) -> Any:
+        h = inputs + states[0]
+        return 2 * h, [h]
+
+
+def test_masked_steps_repeat_outputs_not_states_unlike_in_keras_on_jax() -> None:
+    # ``test_keras_literals`` has a cell of this kind in ``rnn``, with the output carried as it is.
+    outputs = keras.layers.RNN(Doubling(), return_sequences=True)(np.ones((B, T, D), np.float32), mask=HOLES)
+    np.testing.assert_array_equal(np.asarray(outputs)[0, :, 0], [2, 1, 4, 6])
+
+
+def test_masks_go_with_initial_states_unlike_in_keras() -> None:
+    # Keras uses the mask of an embedding only where that is the sole argument.
+    cell, ids = CELLS["GRU"], np.array([[1, 2, 3, 0], [4, 0, 0, 0], [1, 1, 1, 1]])
+    weights, state, _ = problem(cell)
+    layer, embedded = keras_layer(cell), keras.layers.Embedding(5, D, mask_zero=True)(ids)
+    layer.build(embedded.shape)
+    layer.set_weights(arrays(weights))
+    x, mask = jnp.asarray(embedded), ids != 0
+    np.testing.assert_allclose(layer(embedded), layer(x, mask=mask), atol=1e-6)
+    np.testing.assert_array_equal(layer(embedded, initial_state=state), layer(x, initial_state=state))
+    ours = rnn(cell, weights, x, initial_state=state, mask=mask)
+    np.testing.assert_allclose(ours, layer(x, initial_state=state, mask=mask), atol=2e-6)
+    assert np.abs(ours - layer(embedded, initial_state=state))[:2].max() > 1e-3
+
+
+def test_a_masking_layer_is_a_mask() -> None:
+    cell = CELLS["GRU"]
+    weights, _, x = problem(cell)
+    x = jnp.where(HOLES[..., None], x, 0.5)
+    layer = keras_layer(cell)
+    theirs = keras.Sequential([keras.layers.Masking(0.5), layer])
+    theirs.build(x.shape)
+    layer.set_weights(arrays(weights))
+    np.testing.assert_allclose(rnn(cell, weights, x, mask=jnp.any(x != 0.5, -1)), theirs(x), atol=2e-6)
+    assert np.abs(layer(x) - theirs(x)).max() > 1e-3
+
+
+def test_outputs_and_mask_can_have_one_order_unlike_in_keras() -> None:
+    # Keras reverses the outputs and not the mask that it hands on with them.
+    cell = CELLS["GRU"]
+    weights, _, x = problem(cell)
+    options: dict[str, Any] = SEQUENCES | {"go_backwards": True, "mask": LEADING}
+    assert np.array_equal(keras_layer(cell, go_backwards=True, return_sequences=True).compute_mask(x, LEADING), LEADING)
+    ours = rnn(cell, weights, x, keep_order=True, **options)
+    np.testing.assert_array_equal(ours[:, ::-1], rnn(cell, weights, x, **options))
+
+
+def test_masked_nans_reach_no_gradient_unlike_in_keras() -> None:
+    cell = CELLS["LSTM"]
+    weights, _, x = problem(cell)
+    x = jnp.where(HOLES[..., None], x, np.nan)
+    layer = keras_layer(cell)
+    layer.build(x.shape)
+    others = [variable.value for variable in layer.non_trainable_variables]
+    theirs = jax.grad(lambda w: layer.stateless_call(w, others, x, mask=jnp.asarray(HOLES))[0].sum())(arrays(weights))
+    assert all(np.any(np.isnan(gradient)) for gradient in theirs)
+    ours = jax.grad(lambda w: rnn(cell, w, x, mask=HOLES).sum())(weights)
+    assert all(np.all(np.isfinite(gradient)) for gradient in jax.tree.leaves(ours))
+
+
+def test_states_and_steps_are_checked_unlike_in_keras() -> None:
+    _, state, x = problem(CELLS["LSTM"])
+    h: Any = state[0]
+    assert keras_layer(CELLS["GRU"])(x, initial_state=[h, h]).shape == (B, H)
+    for error, theirs, ours in [
+        (IndexError, lambda: keras_layer(CELLS["LSTM"])(x, initial_state=h), {"initial_state": h}),
+        (IndexError, lambda: keras_layer(CELLS["LSTM"])(x[:, :0]), {"inputs": x[:, :0]}),
+    ]:
+        with pytest.raises(error):
+            theirs()
+        with pytest.raises(ValueError, match=rf"^{next(iter(ours))}: expected"):
+            rnn(CELLS["LSTM"], problem(CELLS["LSTM"])[0], **(dict[str, Any](inputs=x) | ours))
+    with pytest.raises(ValueError, match=r"^initial_state: expected"):
+        rnn(CELLS["GRU"], problem(CELLS["GRU"])[0], x, initial_state=[h, h])
+
+
+def test_keras_does_not_use_the_weights_of_a_pair() -> None:
+    x = problem(CELLS["GRU"])[2]
+    weights = [np.ones(shape, np.float32) for shape in [(D, 3 * H), (H, 3 * H), (2, 3 * H)] * 2]
+    layer = keras.layers.Bidirectional(keras.layers.GRU(H), weights=weights)
+    layer.build(x.shape)
+    assert not np.any([np.array_equal(one, given) for one, given in zip(layer.get_weights(), weights, strict=True)])

@@ -166,6 +166,13 @@ def test_activity_equals_the_losses_of_the_keras_layer(return_sequences: bool) -
     assert activity(outputs, None) == 0
 
 
+def test_activity_of_simple_rnn_counts_unlike_in_keras() -> None:
+    layer: Any = keras.layers.SimpleRNN(H, activity_regularizer="l2")
+    outputs = layer(np.ones((B, T, D), np.float32))
+    assert layer.losses == []
+    np.testing.assert_allclose(activity(outputs, "l2"), 0.01 * np.sum(np.square(outputs)) / B, rtol=1e-6)
+
+
 def test_activity_of_an_empty_batch_is_0() -> None:
     assert activity(jnp.zeros((0, H)), "l2") == 0
 

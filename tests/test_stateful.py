@@ -205,3 +205,30 @@ def test_directions_have_to_agree_and_the_core_has_no_memory() -> None:
     np.testing.assert_array_equal(
         reset((jnp.ones(2), jnp.ones((2, 3))), np.array([True, False]))[1], [[0] * 3, [1] * 3]
     )
+
+
+def test_states_survive_compiled_calls_unlike_in_keras_on_jax() -> None:
+    # ``test_nnx_state_lives_through_transformations`` is of ours.
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input(batch_shape=A.shape), keras.layers.LSTM(4, stateful=True)])
+    first, second = (model.predict(A, batch_size=len(A), verbose=0) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.any([np.any(state) for state in model.layers[0].states])
+    ours = nnx_face.LSTM(4, 4, stateful=True, rngs=nnx.Rngs(0))
+    run = nnx.jit(lambda layer, x: layer(x))
+    assert np.any(np.asarray(run(ours, jnp.asarray(A))) != run(ours, jnp.asarray(A)))
+
+
+def test_pairs_with_masks_return_their_states_unlike_in_keras() -> None:
+    # Its layer computes with a generator there. Nor can a state be given to ``reset_state``, as documented.
+    keras = pytest.importorskip("keras")
+    mask = np.array([[1, 1, 0], [1, 0, 0]], bool)
+    layer = keras.layers.Bidirectional(keras.layers.LSTM(2, stateful=True, return_state=True))
+    with pytest.raises(TypeError, match="generator"):
+        layer(A, mask=mask)
+    with pytest.raises(TypeError, match="states"):
+        keras.layers.LSTM(2, stateful=True).reset_state(states=[jnp.ones((2, 2))] * 2)
+    rngs = nnx.Rngs(0)
+    both = nnx_face.Bidirectional(nnx_face.LSTM(4, 2, stateful=True, return_state=True, rngs=rngs), rngs=rngs)
+    outputs, (forward, backward) = both(jnp.asarray(A), mask=mask)
+    np.testing.assert_array_equal(outputs, np.concatenate([forward.h, backward.h], -1))

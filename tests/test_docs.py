@@ -1,0 +1,118 @@
+"""The documents: tests and arguments that they name exist, arguments that exist are named, and their code runs."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flax_rnn
+import flax_rnn.linen
+import flax_rnn.nnx
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+TABLE = ROOT / "docs" / "keras.md"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LAYERS = ("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+CELLS = ("SimpleRNNCell", "LSTMCell", "GRUCell")
+KERAS = (*LAYERS, *CELLS, "RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
+
+
+@functools.cache
+def functions(name: str) -> frozenset[str]:
+    """The tests in a file."""
+    tree = ast.parse((TESTS / name).read_text()) if (TESTS / name).is_file() else ast.Module([], [])
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+def blocks() -> Iterator[Any]:
+    for path in DOCUMENTS:
+        for index, code in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)):
+            yield pytest.param(code, id=f"{path.name}-{index}")
+
+
+def named(text: str) -> set[str]:
+    """The words in code, such as ``dropout`` in ``dropout=0.0``."""
+    return {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", code)}
+
+
+def arguments(function: Any) -> dict[str, inspect.Parameter]:
+    """Those of a function, or of a constructor, that have names."""
+    # The metaclasses of modules hide the signatures of their classes.
+    parameters = inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters.values()
+    return {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "self"}
+
+
+def documented_arguments() -> list[tuple[str, str | None]]:
+    """Name and default of the arguments of Keras, from the first column of the tables of them."""
+    text = TABLE.read_text()
+    section = text[text.index("## Constructor arguments") : text.index("## Behaviour")]
+    columns = [line.split("|")[1] for line in section.split("\n") if line.startswith("| `")]
+    return [
+        (name, default or None) for column in columns for name, default in re.findall(r"`(\w+)(?:=([^`]+))?`", column)
+    ]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_references_to_tests_name_tests_that_exist(path: Path) -> None:
+    references = re.findall(r"(test_\w+\.py)(?:::(\w+))?", path.read_text())
+    missing = [(file, test) for file, test in references if test not in {"", *functions(file)} or not functions(file)]
+    assert missing == []
+    if path == TABLE:
+        assert len({test for _, test in references}) > 50
+
+
+@pytest.mark.parametrize("code", [*blocks()])
+def test_code_runs(code: str) -> None:
+    exec(compile(code, "a document", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("face", [flax_rnn.nnx, flax_rnn.linen], ids=["nnx", "linen"])
+def test_the_table_names_every_class_and_argument(face: Any) -> None:
+    public = {name: value for name, value in vars(face).items() if inspect.isclass(value) or inspect.isfunction(value)}
+    names = {*public}
+    # A type of variables is not for users to make or to call.
+    for value in (value for name, value in public.items() if name != "RecurrentState"):
+        names |= {*arguments(value)}
+        if dataclasses.is_dataclass(value):
+            names |= {field.name for field in dataclasses.fields(value) if field.init}
+        if inspect.isclass(value):
+            names |= {*arguments(value.__call__)}
+    assert names - {"parent"} - named(TABLE.read_text()) == set()
+
+
+def test_the_table_names_every_option_of_the_core() -> None:
+    names = {name for function in (flax_rnn.rnn, flax_rnn.bidirectional) for name in arguments(function)}
+    assert names - named(TABLE.read_text()) == set()
+
+
+def test_the_table_has_every_argument_of_keras_with_its_default() -> None:
+    layers = pytest.importorskip("keras").layers
+    theirs: dict[str, set[Any]] = {}
+    for function in (*(getattr(layers, name) for name in KERAS), layers.Layer, layers.LSTM.call, layers.RNN.call):
+        for name, parameter in arguments(function).items():
+            theirs.setdefault(name, set()).add(parameter.default)
+    table = documented_arguments()
+    assert {*theirs} - {"autocast"} - {name for name, _ in table} == set()
+    for name, default in table:
+        if name in theirs and default is not None:
+            assert ast.literal_eval(default) in theirs[name], name
+        elif name in theirs:
+            assert inspect.Parameter.empty in theirs[name], f"{name} has a default"
+
+
+@pytest.mark.parametrize("name", KERAS[:-1])
+def test_defaults_are_those_of_keras(name: str) -> None:
+    theirs = arguments(getattr(pytest.importorskip("keras").layers, name))
+    for face in (flax_rnn.nnx, flax_rnn.linen):
+        ours = arguments(getattr(face, name))
+        # Keras takes the order of axes from its configuration; a module of linen has a name of its own.
+        shared = {*ours} & {*theirs} - {"data_format", "name", "dtype"}
+        assert shared, name
+        assert {n: ours[n].default for n in shared} == {n: theirs[n].default for n in shared}
