@@ -49,6 +49,22 @@ def affine(
     return jnp.dot(operand, kernel, precision=precision, preferred_element_type=addend.dtype) + addend
 
 
+class Dot(Protocol):
+    """``(x (..., D), kernel (D, M)) -> x @ kernel``: what a projection takes its products from.
+
+    Which one it is given depends, as with ``Affine``, on how the loop is evaluated.
+    """
+
+    def __call__(self, x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+        """See above."""
+        ...
+
+
+def dot(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+    """The plain ``Dot``."""
+    return jnp.dot(x, kernel, precision=precision)
+
+
 class Cell(Protocol):
     """The protocol that ``rnn`` runs over time. Any object with these members will do; shapes are those of one step.
 
@@ -82,7 +98,7 @@ class Cell(Protocol):
         """The masks for one whole sequence whose steps are shaped like ``inputs`` ``(B, D)``."""
         ...
 
-    def project(self, params: Params, inputs: jax.Array, masks: Masks = None) -> Projected:
+    def project(self, params: Params, inputs: jax.Array, masks: Masks = None, dot: Dot = dot) -> Projected:
         """The part of the step that does not depend on the carry, for inputs ``(..., B, D)`` of any number of steps."""
         ...
 

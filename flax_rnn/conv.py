@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from flax_rnn import _checks, activations, initializers
-from flax_rnn.cell import Affine, Params
+from flax_rnn.cell import Affine, Dot, Params, dot
 from flax_rnn.cells import LSTMCell
 from flax_rnn.dense import Dtype, RecurrentWeights, accumulation_dtype
 from flax_rnn.dropout import DropoutMasks, draw_masks
@@ -172,7 +172,9 @@ class ConvLSTMCell(LSTMCell):
             else None,
         )
 
-    def project(self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None) -> tuple[jax.Array, ...]:
+    def project(
+        self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None, dot: Dot = dot
+    ) -> tuple[jax.Array, ...]:
         """The convolution of the inputs, and the bias, gate by gate: ``(..., *S, C)`` to four ``(..., *S', F)``.
 
         One convolution for the whole sequence, or one per gate where inputs are dropped.
@@ -187,7 +189,7 @@ class ConvLSTMCell(LSTMCell):
                 f"inputs: expected {self.rank} spatial axes and the channels last, got shape {inputs.shape}"
             )
         self.output_axes(inputs.shape[-self.rank - 1 : -1])
-        return super().project(params, inputs, masks)
+        return super().project(params, inputs, masks, dot)
 
     def _recur(
         self, weights: RecurrentWeights, gate: int, h: jax.Array, addend: jax.Array, affine: Affine
@@ -201,7 +203,8 @@ class ConvLSTMCell(LSTMCell):
         dtype = accumulation_dtype(kernel.dtype)
         return convolve_state(self.precision, dtype, h, kernel) + addend.astype(dtype)
 
-    def _dot(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def _dot(self, x: jax.Array, kernel: jax.Array, dot: Dot) -> jax.Array:
+        del dot  # which is a matrix product
         strides, dilation_rate = self._sizes("strides"), self._sizes("dilation_rate")
         return convolve(x, kernel, strides, self.padding, dilation_rate, self.precision)
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import initializers
-from flax_rnn.cell import Params
+from flax_rnn.cell import Dot, Params, dot
 from flax_rnn.cells import GRUCell, LSTMCell
 from flax_rnn.dense import DenseCell, RecurrentWeights
 from flax_rnn.dropout import DropoutMasks
@@ -59,9 +59,11 @@ class _CuDNNWeights(DenseCell):
             "bias": self._plain_bias(bias),
         }
 
-    def project(self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None) -> tuple[jax.Array, ...]:
+    def project(
+        self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None, dot: Dot = dot
+    ) -> tuple[jax.Array, ...]:
         """As for the plain cell."""
-        return super().project(self.plain(params), inputs, masks)
+        return super().project(self.plain(params), inputs, masks, dot)
 
     def prepare(self, params: Params, projected: Any, masks: DropoutMasks | None = None) -> RecurrentWeights:
         """As for the plain cell."""

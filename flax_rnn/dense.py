@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import _checks, activations, initializers
-from flax_rnn.cell import Affine, Params
+from flax_rnn.cell import Affine, Dot, Params, dot
 from flax_rnn.dropout import DropoutMasks, draw_masks
 
 Dtype = Any
@@ -134,7 +134,9 @@ class DenseCell:
             else None,
         )
 
-    def project(self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None) -> tuple[jax.Array, ...]:
+    def project(
+        self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None, dot: Dot = dot
+    ) -> tuple[jax.Array, ...]:
         """``inputs @ kernel + bias`` gate by gate: ``(..., D)`` to ``num_gates`` arrays ``(..., H)``.
 
         One product for the whole sequence, or one per gate where each gate drops its own inputs.
@@ -150,9 +152,9 @@ class DenseCell:
         dropped = (masks and masks.inputs) or ()
         if len(dropped) > 1:
             kernels = self.split_gates(kernel)
-            gates = [self._dot(x * m.astype(dtype), k) for m, k in zip(dropped, kernels, strict=True)]
+            gates = [self._dot(x * m.astype(dtype), k, dot) for m, k in zip(dropped, kernels, strict=True)]
         else:
-            gates = self.split_gates(self._dot(x * dropped[0].astype(dtype) if dropped else x, kernel))
+            gates = self.split_gates(self._dot(x * dropped[0].astype(dtype) if dropped else x, kernel, dot))
         if not self.use_bias:
             return tuple(gates)
         biases = self.split_gates(self._projected_bias(params["bias"]).astype(dtype))
@@ -181,8 +183,8 @@ class DenseCell:
             h = h * weights.masks[gate]
         return affine(h, kernel, addend.astype(accumulation_dtype(kernel.dtype)), self.precision)
 
-    def _dot(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.dot(x, kernel, precision=self.precision)
+    def _dot(self, x: jax.Array, kernel: jax.Array, dot: Dot) -> jax.Array:
+        return dot(x, kernel, self.precision)
 
     def _bias_initializer(self) -> initializers.Initializer:
         return initializers.get(self.bias_initializer)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import _checks
-from flax_rnn.cell import Affine, Carry, affine, output_shape
+from flax_rnn.cell import Affine, Carry, Dot, affine, dot, output_shape
 
 
 class Bound(NamedTuple):
@@ -65,9 +65,9 @@ class ForeignCell:
         del inputs
         return key
 
-    def project(self, params: Bound, inputs: jax.Array, masks: Any = None) -> jax.Array:
+    def project(self, params: Bound, inputs: jax.Array, masks: Any = None, dot: Dot = dot) -> jax.Array:
         """The inputs as they are."""
-        del params, masks
+        del params, masks, dot
         return inputs
 
     def initial_carry(self, params: Bound, projected: jax.Array) -> Carry:

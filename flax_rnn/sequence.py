@@ -8,14 +8,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
-from flax_rnn.cell import Carry, Cell, Masks, Params, bind_constants
+from flax_rnn.cell import Carry, Cell, Masks, Params, bind_constants, dot
 from flax_rnn.dropout import Dropout
-from flax_rnn.fused import adjoint
+from flax_rnn.fused import adjoint, products
 from flax_rnn.fused.select import choose
 from flax_rnn.loop import Inputs, Loop, expand, scan, start
 from flax_rnn.stacked import StackedRNNCells
 
-_SCANS = {"scan": scan, "fused": adjoint.scan}
+# Of each implementation its loop, and the products of its projection.
+_EVALUATE = {"scan": (scan, dot), "fused": (adjoint.scan, products.dot)}
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -130,14 +131,14 @@ def _run(
     if inputs.mask is not None:
         # Zeros in place of what is masked: a NaN there would reach the gradients even through a `where` on the carry.
         x = jnp.where(expand(inputs.mask, x), x, jnp.zeros_like(x))
-    projected = cell.project(params, x, masks)
+    evaluate, product = _EVALUATE[choose(cell, loop.implementation).implementation]
+    projected = cell.project(params, x, masks, product)
     first = jax.tree.map(lambda leaf: leaf[0], projected)
     carry = cell.initial_carry(params, first)
     if initial_state is not None:
         given = _checks.carry_like(where, carry, initial_state)
         carry = jax.tree.map(lambda zeros, leaf: jnp.asarray(leaf, zeros.dtype), carry, given)
     weights = cell.prepare(params, first, masks)
-    evaluate = _SCANS[choose(cell, loop.implementation).implementation]
     state, outputs = evaluate(loop, weights, start(loop, weights, carry, first), inputs._replace(projected=projected))
     return (state.output if outputs is None else outputs), state.carry
 

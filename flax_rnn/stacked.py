@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flax_rnn.cell import Affine, Cell, Params, affine, bind_constants, output_shape, takes_constants
+from flax_rnn.cell import Affine, Cell, Dot, Params, affine, bind_constants, dot, output_shape, takes_constants
 from flax_rnn.dropout import layer_key
 
 
@@ -87,9 +87,9 @@ class StackedRNNCells:
             inputs = jnp.broadcast_to(corner, output_shape(cell, inputs.shape, inputs.dtype))
         return tuple(masks)
 
-    def project(self, params: Params, inputs: jax.Array, masks: Any = None) -> Any:
+    def project(self, params: Params, inputs: jax.Array, masks: Any = None, dot: Dot = dot) -> Any:
         """The projection of the cell at the bottom; the others' inputs exist only within the step."""
-        return self.cells[0].project(params[0], inputs, masks and masks[0])
+        return self.cells[0].project(params[0], inputs, masks and masks[0], dot)
 
     def initial_carry(self, params: Params, projected: Any) -> tuple[Any, ...]:
         """The zero carries of every cell."""

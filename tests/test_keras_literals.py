@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flax_rnn import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells, bidirectional, rnn
-from flax_rnn.cell import affine
+from flax_rnn.cell import affine, dot
 
 A: Any = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 B: Any = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
@@ -172,8 +172,8 @@ class One:
     def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> Any:
         return None
 
-    def project(self, params: Any, inputs: jax.Array, masks: Any = None) -> jax.Array:
-        return inputs @ params[0]
+    def project(self, params: Any, inputs: jax.Array, masks: Any = None, dot: Any = dot) -> jax.Array:
+        return dot(inputs, params[0])
 
     def initial_carry(self, params: Any, projected: jax.Array) -> Any:
         return jnp.zeros_like(projected)

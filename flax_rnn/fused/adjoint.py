@@ -7,7 +7,8 @@ of every weight and adds it up, and the forward pass keeps whatever the derivati
   nothing else: ``h`` and ``c`` and one array ``(T, B, H)`` per gate for an LSTM;
 * the backward pass computes the elementwise part of a step again from these (its products are recalled, not computed),
   and hands on the gradient of the carry alone;
-* the gradients of weights and inputs follow after the loop, from all steps at once: one large product per weight.
+* the gradients of weights and inputs follow after the loop, from all steps at once: one large product per weight, of
+  what a product was made of with the gradient of its result. To learn that gradient, a zero is added to the result.
 
 This holds for every cell that takes its products from ``affine``, with any activation, mask or dropout, since the
 elementwise part is left to jax. As the backward pass is plain jax code it can be differentiated again; what jax cannot
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from flax_rnn.cell import Affine, Weights, affine
+from flax_rnn.fused.products import kernel_gradient
 from flax_rnn.loop import Inputs, Loop, State, advance
 from flax_rnn.loop import scan as plain_scan
 
@@ -52,27 +54,35 @@ def _backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any, Any, An
     weights, inputs, carries, products, held = residuals
     final, outputs = cotangents
 
-    def replay(weights: Any, state: State, inputs: Inputs, products: Any) -> tuple[State, Any]:
-        return advance(loop, weights, state, inputs, _recaller(products))
-
     def body(ahead: State, step: Any) -> tuple[State, State]:
         carry, inputs, products, output = step
         # Of a held output only the place matters, not the value: a mask passes it on as it is.
-        _, pull = jax.vjp(lambda state: replay(weights, state, inputs, products), State(carry, held))
+        _, pull = jax.vjp(lambda state: advance(loop, weights, state, inputs, _Recaller(products)), State(carry, held))
         return pull((ahead, output))[0], ahead
 
     steps = (carries, inputs, products, outputs)
     initial, ahead = jax.lax.scan(body, final, steps, reverse=not loop.reverse, unroll=loop.unroll or 1)
 
-    def all_steps(weights: Any, projected: Any) -> Any:
-        def one(carry: Any, inputs: Inputs, products: Any) -> Any:
-            return replay(weights, State(carry, held), inputs, products)
+    uses: list[tuple[int | None, Any]] = []
 
-        return jax.vmap(one)(carries, inputs._replace(projected=projected), products)
+    def all_steps(varied: Any, projected: Any, zeros: Any) -> Any:
+        def one(carry: Any, inputs: Inputs, products: Any, zeros: Any) -> Any:
+            kernels = list(zip(*map(jax.tree.leaves, (varied, weights)), strict=True))
+            recall = _Recaller(products, zeros, kernels)
+            result = advance(loop, varied, State(carry, held), inputs, recall)
+            uses[:] = [(leaf, precision) for leaf, precision, _ in recall.uses]
+            return result, [operand for _, _, operand in recall.uses]
 
-    _, pull = jax.vjp(all_steps, weights, inputs.projected)
-    d_weights, d_projected = pull((ahead, outputs))
-    return d_weights, initial, Inputs(d_projected, None, None)
+        return jax.vmap(one)(carries, inputs._replace(projected=projected), products, zeros)
+
+    zeros = jax.tree.map(jnp.zeros_like, products)
+    _, pull, operands = jax.vjp(all_steps, weights, inputs.projected, zeros, has_aux=True)
+    d_weights, d_projected, d_products = pull((ahead, outputs))
+    leaves, tree = jax.tree.flatten(d_weights)
+    for (leaf, precision), operand, d_product in zip(uses, operands, d_products, strict=True):
+        if leaf is not None:
+            leaves[leaf] += kernel_gradient(jax.tree.leaves(weights)[leaf], operand, d_product, precision)
+    return jax.tree.unflatten(tree, leaves), initial, Inputs(d_projected, None, None)
 
 
 scan.defvjp(_forward, _backward)
@@ -88,14 +98,36 @@ def _recorder(products: list[jax.Array]) -> Affine:
     return record
 
 
-def _recaller(products: Sequence[jax.Array]) -> Affine:
-    """An ``Affine`` that returns kept results, in the order in which they were recorded."""
-    remaining = iter(products)
+class _Recaller:
+    """An ``Affine`` that returns kept results, in the order in which they were recorded.
 
-    def recall(operand: Any, kernel: Any, addend: Any, precision: jax.lax.PrecisionLike = None) -> jax.Array:
-        return _known(precision, operand, kernel, addend, next(remaining))
+    Args:
+      products: the results.
+      zeros: arrays like them, to be added, so that their gradients are those of the results.
+      kernels: the weights that a kernel may be, and what to take in their place, so that no gradient goes to them from
+        here. What their gradients are made of is left in ``uses``: for each product which of ``kernels`` it was, or
+        ``None``, the precision, and the operand.
+    """
 
-    return recall
+    def __init__(
+        self,
+        products: Sequence[jax.Array],
+        zeros: Sequence[jax.Array] | None = None,
+        kernels: Sequence[tuple[Any, Any]] = (),
+    ):
+        self._remaining = iter(products)
+        self._zeros = None if zeros is None else iter(zeros)
+        self._kernels = kernels
+        self.uses: list[tuple[int | None, Any, Any]] = []
+
+    def __call__(self, operand: Any, kernel: Any, addend: Any, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+        """See ``Affine``."""
+        leaf = next((index for index, (varied, _) in enumerate(self._kernels) if varied is kernel), None)
+        self.uses.append((leaf, precision, operand))
+        if leaf is not None:
+            kernel = self._kernels[leaf][1]
+        result = _known(precision, operand, kernel, addend, next(self._remaining))
+        return result if self._zeros is None else result + next(self._zeros)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -115,7 +147,7 @@ def _known_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[jax.Array, 
         for term, tangent in (
             (lambda d: dot(d, kernel), d_operand),
             (lambda d: dot(operand, d), d_kernel),
-            (lambda d: jnp.broadcast_to(d, result.shape), d_addend),
+            (lambda d: jnp.zeros_like(result) + d, d_addend),
         )
         if not isinstance(tangent, SymbolicZero)
     ]

@@ -1,0 +1,55 @@
+"""Products over whole sequences whose backward pass is fast on CPUs, too.
+
+The gradient of ``kernel`` in ``x @ kernel`` is ``x^T @ cotangent``, summed over all steps and sequences. XLA's product
+with a transposed matrix on the left takes twice as long on a CPU as one with a matrix that lies transposed in memory,
+which jax's own rule for the product cannot be made to ask for.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dot(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+    """As ``flax_rnn.cell.dot``."""
+    return jnp.dot(x, kernel, precision=precision)
+
+
+def _dot_forward(x: jax.Array, kernel: jax.Array, precision: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return jnp.dot(x, kernel, precision=precision), (x, kernel)
+
+
+def _dot_backward(precision: Any, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[Any, Any]:
+    x, kernel = residuals
+    d_x = jnp.tensordot(cotangent, kernel, ((-1,), (1,)), precision=precision, out_sharding=_sharding(x, cotangent))
+    return d_x, kernel_gradient(kernel, x, cotangent, precision)
+
+
+dot.defvjp(_dot_forward, _dot_backward)
+
+
+def kernel_gradient(
+    kernel: jax.Array, x: jax.Array, cotangent: jax.Array, precision: jax.lax.PrecisionLike = None
+) -> jax.Array:
+    """The gradient of ``kernel`` ``(N, M)`` in ``x @ kernel``, for ``x`` ``(..., N)``, ``cotangent`` ``(..., M)``."""
+    transposed = jax.lax.platform_dependent(
+        jnp.moveaxis(x, -1, 0), cpu=jax.lax.optimization_barrier, default=lambda same: same
+    )
+    others = range(x.ndim - 1)
+    axes = [axis + 1 for axis in others], [*others]
+    gradient = jnp.tensordot(
+        transposed, cotangent, axes, precision=precision, out_sharding=_sharding(kernel, cotangent)
+    )
+    return gradient.astype(kernel.dtype)
+
+
+def _sharding(like: jax.Array, cotangent: jax.Array) -> Any:
+    """How to lay out a gradient of ``like``, where that is a matter of types: on a mesh with explicit axes."""
+    mesh: Any = jax.typeof(cotangent).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return None
+    return NamedSharding(mesh, jax.typeof(like).sharding.spec)
