@@ -56,10 +56,15 @@ class Field:
       names: the contestants; the first is what the others are compared with.
       effort: whose ``limit`` holds.
       start: makes of a name and an environment what can be asked.
+      environment: variables for all of them.
     """
 
     def __init__(
-        self, names: Sequence[str], effort: Effort, start: Callable[[str, Mapping[str, str]], Asked] = start
+        self,
+        names: Sequence[str],
+        effort: Effort,
+        start: Callable[[str, Mapping[str, str]], Asked] = start,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.names = tuple(names)
         self.effort = effort
@@ -67,6 +72,7 @@ class Field:
         self._workers: dict[str, Asked] = {}
         # Several processes share one GPU, which JAX and TensorFlow would each take for themselves.
         self._environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        self._environment |= environment or {}
         about = self.ask(self.names[0], do="about")
         self.platform, self.device = about["platform"], about["device"]
         if self.platform == "cpu":

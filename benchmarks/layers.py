@@ -27,6 +27,8 @@ from benchmarks.timing import machine
 from benchmarks.workers import exit_on_termination
 
 RESULTS = Path(__file__).parent / "results"
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_ARENA_MAX": "1"}
+"""What ``flax_rnn.runtime.keep_memory`` sets, as glibc takes it from the environment."""
 _SECOND_LSTMS = ("flax-linen-lstmcell", "flax-nnx-lstmcell")
 
 
@@ -64,6 +66,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--limit", type=float, default=usual.limit, metavar="S",
         help="seconds after which one that is compiling is given up [%(default)s]",
     )  # fmt: skip
+    how.add_argument(
+        "--keep-memory", action="store_true", help="let all contestants keep freed memory, as fused-tuned always does"
+    )
     how.add_argument("--quick", action="store_true", help="a few tiny cases and turns, nothing written")
     how.add_argument("--output", type=Path, help="of the results, without ending [benchmarks/results/layers-DEVICE]")
     return parser.parse_args(arguments)
@@ -132,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     effort = Effort(options.rounds, budget=options.budget, limit=options.limit)
     if options.quick:
         effort = effort._replace(rounds=2, turn=0.01)
-    field = Field([*OURS, *options.against], effort)
+    field = Field([*OURS, *options.against], effort, environment=KEEP_MEMORY if options.keep_memory else None)
     command = " ".join(["python -m benchmarks.layers", *(sys.argv[1:] if arguments is None else arguments)])
     results: dict[str, Any] = {
         "command": command, "device": field.device, "platform": field.platform, "machine": machine(),

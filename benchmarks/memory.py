@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from benchmarks import cases
 from benchmarks.cases import Case, Size
-from benchmarks.contestants import OURS
 from benchmarks.contestants.ours import apply
 from benchmarks.contestants.with_jax import compiled
 from benchmarks.layers import RESULTS, sizes, slug
@@ -25,6 +24,7 @@ from benchmarks.tables import markdown
 from benchmarks.timing import machine
 
 SIZES = ("imdb", "small", "medium", "large", "wide", "latency", "flashrnn")
+IMPLEMENTATIONS = ("fused", "scan")
 
 
 def temporary(case: Case, implementation: str) -> int:
@@ -45,17 +45,17 @@ def temporary(case: Case, implementation: str) -> int:
 
 def measure(case: Case) -> dict[str, Any]:
     """Of each implementation."""
-    return {"case": case.as_json(), "temporary_bytes": {name: temporary(case, name) for name in OURS}}
+    return {"case": case.as_json(), "temporary_bytes": {name: temporary(case, name) for name in IMPLEMENTATIONS}}
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
     rows = []
     for row in results:
-        case, (fused, scan) = Case(**row["case"]), (row["temporary_bytes"][name] for name in OURS)
+        case, (fused, scan) = Case(**row["case"]), (row["temporary_bytes"][name] for name in IMPLEMENTATIONS)
         words = [case.cell, str(case.size), case.dtype, case.variant]
         rows.append([*words, f"{fused / 2**20:,.1f}", f"{scan / 2**20:,.1f}", f"{scan / fused:.2f}"])
-    columns = [f"{name}, MiB" for name in OURS]
+    columns = [f"{name}, MiB" for name in IMPLEMENTATIONS]
     return markdown(["cell", "B,T,D,H", "dtype", "variant", *columns, "scan / fused"], rows, 4)
 
 

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from experiments import report, reviews
 from experiments.training import LAYERS, Classifier, Score, batches, compile_steps, evaluate, train_epoch
+from flax_rnn import runtime
 
 CURVE_STEPS = 20
 """How many steps one point of a learning curve stands for."""
@@ -177,6 +178,7 @@ class Meter:
 def main(arguments: list[str] | None = None) -> list[report.Run]:
     """Loads the reviews, trains and reports; returns what was measured."""
     options = parse(arguments)
+    runtime.keep_memory()
     console = Console() if sys.stdout.isatty() else Console(width=160)
     try:
         data = reviews.load(

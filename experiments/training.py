@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from flax_rnn import runtime
 from flax_rnn.nnx import GRU, LSTM, SimpleRNN
 
 LAYERS = {"simple_rnn": SimpleRNN, "lstm": LSTM, "gru": GRU}
@@ -98,7 +99,8 @@ def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) ->
     def evaluate(state: State, batch: Batch) -> jax.Array:
         return loss(state.params, state.keys, batch, training=False)[1][0]
 
-    return State(params, keys, optimizer.init(params)), Steps(jax.jit(train, donate_argnums=0), jax.jit(evaluate))
+    jit = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
+    return State(params, keys, optimizer.init(params)), Steps(jit(train, donate_argnums=0), jit(evaluate))
 
 
 def batches(tokens: np.ndarray, labels: np.ndarray, size: int, order: np.ndarray) -> Iterator[Batch]:

@@ -21,7 +21,7 @@ def check_merge_mode(merge_mode: str | None) -> None:
 
 def check_directions(forward: LayerOptions, backward: LayerOptions) -> None:
     """Raises ``ValueError`` unless the two layers can be merged: equal options, opposite directions."""
-    for name in ("return_sequences", "return_state", "time_major", "stateful"):
+    for name in ("return_sequences", "return_state", "time_major", "stateful", "unroll", "implementation"):
         ours, theirs = getattr(forward, name), getattr(backward, name)
         if ours != theirs:
             raise ValueError(f"backward_layer: expected {name}={ours!r} as in the forward layer, got {theirs!r}")
@@ -58,7 +58,7 @@ def bidirectional(
     *,
     merge_mode: str | None = "concat",
     initial_state: Carry = None,
-    dropout_key: jax.Array | None = None,
+    dropout_key: Any = None,
     dropout_masks: Masks = None,
     return_sequences: bool = False,
     return_state: bool = False,
@@ -75,7 +75,7 @@ def bidirectional(
       inputs: ``(B, T, D)``.
       merge_mode: see ``merge``.
       initial_state: ``(forward carry, backward carry)``; ``None`` for zeros.
-      dropout_key: as in ``rnn``; each direction gets a key of its own.
+      dropout_key: as in ``rnn``, or a pair of them; each direction gets a key of its own, even from the same one.
       dropout_masks: in place of it a pair of masks, each as in ``rnn``.
       go_backwards: whether ``cells[0]`` runs backwards and ``cells[1]`` forwards instead.
       return_sequences, return_state, **options: as in ``rnn``.
@@ -97,12 +97,14 @@ def bidirectional(
             f"initial_state: expected a pair (forward carry, backward carry), got {type(states).__name__}"
             + (f" of length {len(states)}" if isinstance(states, tuple | list) else "")
         )
+    keys = dropout_key if isinstance(dropout_key, tuple | list) else (dropout_key, dropout_key)
+    keys = [None if key is None else jax.random.fold_in(key, direction) for direction, key in enumerate(keys)]
     options |= {"keep_order": True, "zero_output_for_mask": return_sequences}
     outputs, carries = zip(
         *(
             rnn(
                 cell, weights, inputs, initial_state=state, return_sequences=return_sequences, return_state=True,
-                dropout_key=None if dropout_key is None else jax.random.fold_in(dropout_key, direction),
+                dropout_key=keys[direction],
                 dropout_masks=None if dropout_masks is None else dropout_masks[direction],
                 go_backwards=go_backwards != (direction == 1), **options,
             )

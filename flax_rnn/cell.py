@@ -31,22 +31,30 @@ Weights = Any
 class Affine(Protocol):
     """``(operand (B, N), kernel (N, M), addend) -> operand @ kernel + addend``, summed in the dtype of ``addend``.
 
+    Where ``addend`` is a tuple of ``n`` arrays, ``kernel`` is ``(N, n M)``, and the result is a tuple, too: the blocks
+    of columns, each with its addend. That is faster than ``n`` products.
+
     A step calls the one it is given for its products with the carry. The loop thereby sees them: it keeps their
     results for the backward pass, and hands them back in place of computing them again.
     """
 
     def __call__(
-        self, operand: jax.Array, kernel: jax.Array, addend: jax.Array, precision: jax.lax.PrecisionLike = None
-    ) -> jax.Array:
+        self, operand: jax.Array, kernel: jax.Array, addend: Any, precision: jax.lax.PrecisionLike = None
+    ) -> Any:
         """See above."""
         ...
 
 
-def affine(
-    operand: jax.Array, kernel: jax.Array, addend: jax.Array, precision: jax.lax.PrecisionLike = None
-) -> jax.Array:
+def affine(operand: jax.Array, kernel: jax.Array, addend: Any, precision: jax.lax.PrecisionLike = None) -> Any:
     """The plain ``Affine``."""
-    return jnp.dot(operand, kernel, precision=precision, preferred_element_type=addend.dtype) + addend
+    addends = addend if isinstance(addend, tuple) else (addend,)
+    product = jnp.dot(operand, kernel, precision=precision, preferred_element_type=addends[0].dtype)
+    blocks = jnp.split(product, len(addends), -1)
+    if len(blocks) > 1:
+        # On CPUs, XLA does not vectorize what reads columns of an array in place.
+        blocks = jax.lax.platform_dependent(blocks, cpu=jax.lax.optimization_barrier, default=lambda same: same)
+    results = tuple(block + one for block, one in zip(blocks, addends, strict=True))
+    return results if isinstance(addend, tuple) else results[0]
 
 
 class Dot(Protocol):

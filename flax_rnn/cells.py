@@ -43,9 +43,9 @@ class SimpleRNNCell(DenseCell):
         self, weights: RecurrentWeights, carry: jax.Array, projected: tuple[jax.Array, ...], affine: Affine = affine
     ) -> tuple[jax.Array, jax.Array]:
         """The equation above: ``(h, projected) -> (h', h')``."""
-        (x,) = projected
-        h = activations.get(self.activation)(self._recur(weights, 0, carry, x, affine))
-        return h.astype(carry.dtype), h.astype(x.dtype)
+        (z,) = self._recur(weights, 0, carry, projected, affine)
+        h = activations.get(self.activation)(z)
+        return h.astype(carry.dtype), h.astype(projected[0].dtype)
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -91,7 +91,7 @@ class LSTMCell(DenseCell):
     ) -> tuple[LSTMCarry, jax.Array]:
         """The equations above: ``(LSTMCarry(h, c), projected) -> (LSTMCarry(h', c'), h')``."""
         activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
-        i, f, g, o = (self._recur(weights, k, carry.h, x, affine) for k, x in enumerate(projected))
+        i, f, g, o = self._recur(weights, 0, carry.h, projected, affine)
         c = gate(f) * carry.c.astype(f.dtype) + gate(i) * activation(g)
         h = gate(o) * activation(c)
         return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
@@ -139,6 +139,11 @@ class GRUCell(DenseCell):
         """``(2, 3 H)`` where ``reset_after``, else ``(3 H,)``."""
         return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
 
+    @property
+    def product_groups(self) -> tuple[int, ...]:
+        """All gates, or z and r before n, which needs r."""
+        return (3,) if self.reset_after else (2, 1)
+
     def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> jax.Array:
         """Zeros ``(B, H)`` of float32 at least."""
         del params
@@ -150,14 +155,15 @@ class GRUCell(DenseCell):
         """The equations above: ``(h, projected) -> (h', h')``."""
         activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
         x_z, x_r, x_n = projected
-        z = gate(self._recur(weights, 0, carry, x_z, affine))
-        r = gate(self._recur(weights, 1, carry, x_r, affine))
-        h = carry.astype(z.dtype)
+        h = carry.astype(accumulation_dtype(x_z.dtype))
         if self.reset_after:
-            bias = jnp.zeros((), z.dtype) if weights.bias is None else weights.bias
-            n = activation(x_n.astype(z.dtype) + r * self._recur(weights, 2, h, bias, affine))
+            bias = jnp.zeros((), h.dtype) if weights.bias is None else weights.bias
+            z, r, recurrent = self._recur(weights, 0, h, (x_z, x_r, bias), affine)
+            z, r = gate(z), gate(r)
+            n = activation(x_n.astype(h.dtype) + r * recurrent)
         else:
-            n = activation(self._recur(weights, 2, r * h, x_n, affine))
+            z, r = map(gate, self._recur(weights, 0, h, (x_z, x_r), affine))
+            (n,) = map(activation, self._recur(weights, 1, r * h, (x_n,), affine))
         h = z * h + (1 - z) * n
         return h.astype(carry.dtype), h.astype(x_z.dtype)
 

@@ -7,6 +7,7 @@ the filters, and ``S'`` is what the convolution of the inputs makes of ``S``.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -191,17 +192,23 @@ class ConvLSTMCell(LSTMCell):
         self.output_axes(inputs.shape[-self.rank - 1 : -1])
         return super().project(params, inputs, masks, dot)
 
+    @property
+    def product_groups(self) -> tuple[int, ...]:
+        """Every gate has a convolution of its own."""
+        return (1,) * self.num_gates
+
     def _recur(
-        self, weights: RecurrentWeights, gate: int, h: jax.Array, addend: jax.Array, affine: Affine
-    ) -> jax.Array:
-        """The convolution of ``mask * h`` with ``recurrent_kernel``, ``+ addend``, for one gate."""
-        del affine  # which is a matrix product
-        kernel = weights.kernels[gate]
-        h = h.astype(kernel.dtype)
-        if weights.masks is not None:
-            h = h * weights.masks[gate]
-        dtype = accumulation_dtype(kernel.dtype)
-        return convolve_state(self.precision, dtype, h, kernel) + addend.astype(dtype)
+        self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine
+    ) -> tuple[jax.Array, ...]:
+        """The convolution of ``mask * h`` with ``recurrent_kernel``, ``+ addend``, for each gate."""
+        del group, affine  # which is a matrix product
+        narrow = weights.kernels[0].dtype
+        dtype, h = accumulation_dtype(narrow), h.astype(narrow)
+        masked = [h] * self.num_gates if weights.masks is None else [h * mask for mask in weights.masks]
+        return tuple(
+            convolve_state(self.precision, dtype, one, kernel) + addend.astype(dtype)
+            for one, kernel, addend in zip(masked, weights.kernels, addends, strict=True)
+        )
 
     def _dot(self, x: jax.Array, kernel: jax.Array, dot: Dot) -> jax.Array:
         del dot  # which is a matrix product

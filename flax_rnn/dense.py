@@ -1,6 +1,7 @@
 """The common part of the dense cells: hyper-parameters, weights, and the two matrix products of a step."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -20,7 +21,13 @@ def accumulation_dtype(dtype: Dtype) -> Dtype:
 
 
 class RecurrentWeights(NamedTuple):
-    """The prepared weights of a dense cell: of each gate the block of ``recurrent_kernel`` and the dropout mask."""
+    """The prepared weights of a dense cell.
+
+    Attributes:
+      kernels: blocks of ``recurrent_kernel``, one for each of ``DenseCell.product_groups``; with masks one per gate.
+      masks: the dropout mask of each gate.
+      bias: what has to be added within the loop.
+    """
 
     kernels: tuple[jax.Array, ...]
     masks: tuple[jax.Array, ...] | None
@@ -50,6 +57,11 @@ class DenseCell:
     """
 
     num_gates: ClassVar[int] = 1
+
+    @property
+    def product_groups(self) -> tuple[int, ...]:
+        """How many gates, one after the other, are one product with the state unless each drops its own."""
+        return (self.num_gates,)
 
     units: int
     activation: activations.Activation = "tanh"
@@ -169,19 +181,25 @@ class DenseCell:
     ) -> RecurrentWeights:
         """Splits and casts ``recurrent_kernel``; see ``Cell.prepare``."""
         dtype = projected[0].dtype
-        kernels = self.split_gates(params["recurrent_kernel"].astype(dtype))
         dropped = masks and masks.recurrent and tuple(mask.astype(dtype) for mask in masks.recurrent)
+        sizes = self.product_groups if dropped is None else (1,) * self.num_gates
+        ends = [self.units * end for end in itertools.accumulate(sizes)]
+        kernels = jnp.split(params["recurrent_kernel"].astype(dtype), ends[:-1], axis=-1)
         return RecurrentWeights(tuple(kernels), dropped, self._recurrent_bias(params, accumulation_dtype(dtype)))
 
     def _recur(
-        self, weights: RecurrentWeights, gate: int, h: jax.Array, addend: jax.Array, affine: Affine
-    ) -> jax.Array:
-        """``(mask * h) @ recurrent_kernel + addend`` for one gate."""
-        kernel = weights.kernels[gate]
-        h = h.astype(kernel.dtype)
-        if weights.masks is not None:
-            h = h * weights.masks[gate]
-        return affine(h, kernel, addend.astype(accumulation_dtype(kernel.dtype)), self.precision)
+        self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine
+    ) -> tuple[jax.Array, ...]:
+        """``(mask * h) @ recurrent_kernel + addend`` for each gate of a group."""
+        dtype = weights.kernels[0].dtype
+        h, wide = h.astype(dtype), tuple(addend.astype(accumulation_dtype(dtype)) for addend in addends)
+        if weights.masks is None:
+            return affine(h, weights.kernels[group], wide, self.precision)
+        gates = range(sum(self.product_groups[:group]), self.num_gates)
+        return tuple(
+            affine(h * weights.masks[gate], weights.kernels[gate], addend, self.precision)
+            for gate, addend in zip(gates, wide, strict=False)
+        )
 
     def _dot(self, x: jax.Array, kernel: jax.Array, dot: Dot) -> jax.Array:
         return dot(x, kernel, self.precision)

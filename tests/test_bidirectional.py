@@ -170,11 +170,11 @@ def test_errors() -> None:
         bidirectional(CELLS, weights, x, initial_state=np.ones((B, H)))
     with pytest.raises(ValueError, match=r"initial_state: expected LSTMCarry\(.*, got \[float64\(3, 2\)\]"):
         bidirectional(CELLS, weights, x, initial_state=states[::-1])
-    for name in ("return_sequences", "return_state", "time_major"):
+    for name in ("return_sequences", "return_state", "time_major", "stateful", "unroll"):
         with pytest.raises(ValueError, match=rf"expected {name}=True as in the forward layer, got False"):
             check_directions(LayerOptions(**dict[str, Any]({name: True})), LayerOptions(go_backwards=True))
     with pytest.raises(ValueError, match=r"expected go_backwards=False, opposite to the forward layer, got True"):
         check_directions(LayerOptions(go_backwards=True), LayerOptions(go_backwards=True))
-    check_directions(LayerOptions(go_backwards=True), LayerOptions(unroll=True))
+    check_directions(LayerOptions(go_backwards=True, unroll=2), LayerOptions(keep_order=True, unroll=2))
     with pytest.raises(ValueError, match=r"mask: expected shape \(B, T\) = \(3, 4\), got \(4, 3\)"):
         bidirectional(CELLS, weights, x, mask=MASK.T)

@@ -430,6 +430,20 @@ def test_bidirectional_of_another_layer_and_of_a_stack() -> None:
     chex.assert_trees_all_close(both(x), expected, rtol=1e-6)
 
 
+def test_each_direction_drops_if_its_own_layer_does() -> None:
+    x, rngs = inputs(), nnx.Rngs(0)
+    layers = [LSTM(D, H, dropout=0.5, go_backwards=back, deterministic=back, rngs=rngs) for back in (False, True)]
+    both = Bidirectional(layers[0], backward_layer=layers[1])
+    outputs, quiet = both(x, training=None), both(x, training=False)
+    np.testing.assert_array_equal(outputs[:, H:], quiet[:, H:])
+    assert np.any(outputs[:, :H] != quiet[:, :H])
+    # One key for both, and yet two masks.
+    same: Any = jnp.ones((B, T, 50))
+    pair = Bidirectional(RNN(SimpleRNNCell(50, 50, rngs=rngs, dropout=0.5, **TRANSPARENT)), rngs=rngs)
+    halves = np.split(np.asarray(pair(same, rngs=jax.random.key(1))), 2, -1)
+    assert np.any((halves[0] == 0) != (halves[1] == 0))
+
+
 def test_errors_name_the_argument() -> None:
     rngs, x = nnx.Rngs(0), inputs()
     layer: Any = LSTM(D, H, rngs=rngs)

@@ -1,18 +1,20 @@
 """Who takes part, behind one small interface; ``python -m benchmarks.contestants NAME`` serves one of them."""
 
 import importlib
+from typing import Any
 
 from benchmarks.contestants.interface import Absent as Absent
 from benchmarks.contestants.interface import Contestant as Contestant
 from benchmarks.contestants.interface import Results as Results
 from benchmarks.contestants.interface import Run as Run
 
-OURS = ("fused", "scan")
-"""Implementations of flax_rnn, the one that is the default first."""
+OURS = ("fused", "scan", "fused-tuned")
+"""Implementations of flax_rnn, the one that is the default first; the last as ``flax_rnn.runtime`` recommends."""
 
-_CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+_CLASSES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "fused": ("ours:Ours", ("fused",)),
     "scan": ("ours:Ours", ("scan",)),
+    "fused-tuned": ("ours:Ours", ("fused", True)),
     "flax-linen": ("flax_linen:Linen", ("OptimizedLSTMCell",)),
     "flax-linen-lstmcell": ("flax_linen:Linen", ("LSTMCell",)),
     "flax-nnx": ("flax_nnx:NNX", ("OptimizedLSTMCell",)),

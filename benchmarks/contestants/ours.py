@@ -9,6 +9,7 @@ import flax_rnn
 from benchmarks.cases import Case
 from benchmarks.contestants import with_jax
 from benchmarks.contestants.interface import Run
+from flax_rnn import runtime
 
 CELLS = {"lstm": flax_rnn.LSTMCell, "gru": flax_rnn.GRUCell, "simple_rnn": flax_rnn.SimpleRNNCell}
 
@@ -16,9 +17,12 @@ CELLS = {"lstm": flax_rnn.LSTMCell, "gru": flax_rnn.GRUCell, "simple_rnn": flax_
 class Ours(with_jax.OnJax):
     """``flax_rnn.rnn`` and ``flax_rnn.bidirectional``; everything that is measured is theirs."""
 
-    def __init__(self, implementation: str):
+    def __init__(self, implementation: str, tuned: bool = False):
+        if tuned:
+            runtime.keep_memory()
         super().__init__()
         self.implementation = implementation
+        self.compiler_options = runtime.compiler_options() if tuned else None
 
     def build(self, case: Case) -> Run:
         """See ``Contestant``."""

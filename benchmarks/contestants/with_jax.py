@@ -17,6 +17,8 @@ Apply = Callable[[Any, jax.Array, Any], jax.Array]
 class OnJax(Contestant):
     """Base of the contestants on JAX."""
 
+    compiler_options: dict[str, Any] | None = None
+
     def __init__(self) -> None:
         self.platform = jax.default_backend()
         self.device = jax.devices()[0].device_kind
@@ -39,7 +41,7 @@ class OnJax(Contestant):
         """``apply`` as a ``Run``; ``layers`` brings gradients of ``params`` into our layout."""
         self.use_precision(case.dtype)
         x, cotangent = (jnp.asarray(array, case.dtype) for array in (case.inputs(), case.cotangent()))
-        function = compiled(case, apply)
+        function = compiled(case, apply, self.compiler_options)
 
         def read(result: Any) -> dict[str, np.ndarray]:
             outputs, gradients = result
@@ -52,7 +54,7 @@ class OnJax(Contestant):
         return Run(lambda: jax.block_until_ready(function(params, x, cotangent, extras)), read)
 
 
-def compiled(case: Case, apply: Apply) -> Any:
+def compiled(case: Case, apply: Apply, compiler_options: dict[str, Any] | None = None) -> Any:
     """``(params, inputs, cotangent, extras) -> (outputs, gradients or None)`` under ``jax.jit``."""
 
     def forward(params: Any, x: jax.Array, cotangent: jax.Array, extras: Any) -> tuple[jax.Array, None]:
@@ -67,7 +69,7 @@ def compiled(case: Case, apply: Apply) -> Any:
         gradients, outputs = jax.grad(weighted_sum, argnums=(0, 1), has_aux=True)(params, x)
         return outputs, gradients
 
-    return jax.jit(training if case.phase == "training" else forward)
+    return jax.jit(training if case.phase == "training" else forward, compiler_options=compiler_options)
 
 
 def on_device(case: Case, tree: Any) -> Any:

@@ -40,7 +40,7 @@ def scan(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[St
 
 def _forward(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[Any, Any]:
     def body(state: State, inputs: Inputs) -> tuple[State, Any]:
-        products: list[jax.Array] = []
+        products: list[Any] = []
         new, output = advance(loop, weights, state, inputs, _recorder(products))
         return new, (output, state.carry, products)
 
@@ -88,10 +88,10 @@ def _backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any, Any, An
 scan.defvjp(_forward, _backward)
 
 
-def _recorder(products: list[jax.Array]) -> Affine:
+def _recorder(products: list[Any]) -> Affine:
     """An ``Affine`` that keeps its results."""
 
-    def record(operand: Any, kernel: Any, addend: Any, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+    def record(operand: Any, kernel: Any, addend: Any, precision: jax.lax.PrecisionLike = None) -> Any:
         products.append(affine(operand, kernel, addend, precision))
         return products[-1]
 
@@ -111,8 +111,8 @@ class _Recaller:
 
     def __init__(
         self,
-        products: Sequence[jax.Array],
-        zeros: Sequence[jax.Array] | None = None,
+        products: Sequence[Any],
+        zeros: Sequence[Any] | None = None,
         kernels: Sequence[tuple[Any, Any]] = (),
     ):
         self._remaining = iter(products)
@@ -120,35 +120,35 @@ class _Recaller:
         self._kernels = kernels
         self.uses: list[tuple[int | None, Any, Any]] = []
 
-    def __call__(self, operand: Any, kernel: Any, addend: Any, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+    def __call__(self, operand: Any, kernel: Any, addend: Any, precision: jax.lax.PrecisionLike = None) -> Any:
         """See ``Affine``."""
         leaf = next((index for index, (varied, _) in enumerate(self._kernels) if varied is kernel), None)
         self.uses.append((leaf, precision, operand))
         if leaf is not None:
             kernel = self._kernels[leaf][1]
         result = _known(precision, operand, kernel, addend, next(self._remaining))
-        return result if self._zeros is None else result + next(self._zeros)
+        return result if self._zeros is None else jax.tree.map(jnp.add, result, next(self._zeros))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _known(precision: Any, operand: Any, kernel: Any, addend: Any, result: jax.Array) -> jax.Array:
-    """``operand @ kernel + addend``, whose ``result`` is known: its value is taken, its derivative is the product's."""
+def _known(precision: Any, operand: Any, kernel: Any, addend: Any, result: Any) -> Any:
+    """The ``Affine`` whose ``result`` is known: its value is taken, its derivative is that of the product."""
     del precision, operand, kernel, addend
     return result
 
 
 @functools.partial(_known.defjvp, symbolic_zeros=True)
-def _known_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _known_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
     operand, kernel, _, result = primals
     d_operand, d_kernel, d_addend, _ = tangents
-    dot = functools.partial(jnp.dot, precision=precision, preferred_element_type=result.dtype)
-    terms = [
-        term(tangent)
-        for term, tangent in (
-            (lambda d: dot(d, kernel), d_operand),
-            (lambda d: dot(operand, d), d_kernel),
-            (lambda d: jnp.zeros_like(result) + d, d_addend),
-        )
-        if not isinstance(tangent, SymbolicZero)
-    ]
-    return result, sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(result)
+    results, tree = jax.tree.flatten(result)
+    dot = functools.partial(jnp.dot, precision=precision, preferred_element_type=results[0].dtype)
+    terms = [[jnp.zeros_like(one)] for one in results]
+    for one, d_one in zip(terms, d_addend if isinstance(d_addend, tuple) else (d_addend,), strict=True):
+        if not isinstance(d_one, SymbolicZero):
+            one.append(d_one)
+    for term, d_factor in ((lambda d: dot(d, kernel), d_operand), (lambda d: dot(operand, d), d_kernel)):
+        if not isinstance(d_factor, SymbolicZero):
+            for one, block in zip(terms, jnp.split(term(d_factor), len(results), -1), strict=True):
+                one.append(block)
+    return result, jax.tree.unflatten(tree, [sum(one[1:], start=one[0]) for one in terms])

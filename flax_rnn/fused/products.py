@@ -33,18 +33,22 @@ dot.defvjp(_dot_forward, _dot_backward)
 
 
 def kernel_gradient(
-    kernel: jax.Array, x: jax.Array, cotangent: jax.Array, precision: jax.lax.PrecisionLike = None
+    kernel: jax.Array, x: jax.Array, cotangent: Any, precision: jax.lax.PrecisionLike = None
 ) -> jax.Array:
-    """The gradient of ``kernel`` ``(N, M)`` in ``x @ kernel``, for ``x`` ``(..., N)``, ``cotangent`` ``(..., M)``."""
+    """The gradient of ``kernel`` ``(N, M)`` in ``x @ kernel``, for ``x`` ``(..., N)``.
+
+    ``cotangent`` is ``(..., M)``, or a tuple of blocks of its columns.
+    """
     transposed = jax.lax.platform_dependent(
         jnp.moveaxis(x, -1, 0), cpu=jax.lax.optimization_barrier, default=lambda same: same
     )
     others = range(x.ndim - 1)
     axes = [axis + 1 for axis in others], [*others]
-    gradient = jnp.tensordot(
-        transposed, cotangent, axes, precision=precision, out_sharding=_sharding(kernel, cotangent)
-    )
-    return gradient.astype(kernel.dtype)
+    gradients = [
+        jnp.tensordot(transposed, block, axes, precision=precision, out_sharding=_sharding(kernel, block))
+        for block in (cotangent if isinstance(cotangent, tuple) else (cotangent,))
+    ]
+    return jnp.concatenate(gradients, -1).astype(kernel.dtype)
 
 
 def _sharding(like: jax.Array, cotangent: jax.Array) -> Any:

@@ -60,7 +60,7 @@ class Bidirectional(nn.Module):
         assert backward is not None  # __post_init__ made one
         first = forward.first(inputs)
         cells = view(forward.cell), view(backward.cell)
-        key = forward.dropout_key(training)
+        keys = [layer.dropout_key(training) for layer in (forward, backward)]
         if initial_state is None:
             initial_state = forward.kept(inputs), backward.kept(inputs)
         outputs, carries = bidirectional(
@@ -73,7 +73,7 @@ class Bidirectional(nn.Module):
             seq_lengths=seq_lengths,
             resets=resets,
             constants=constants,
-            dropout_key=backward.dropout_key(training) if key is None else key,
+            dropout_key=keys,
             **forward.options_with_state,
         )
         forward.keep(carries[0])

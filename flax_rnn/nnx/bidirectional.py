@@ -61,7 +61,7 @@ class Bidirectional(nnx.Module):
         """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
         forward, backward = self.forward_layer, self.backward_layer
         cells = view(forward.cell), view(backward.cell)
-        key = forward._dropout_key(training, rngs)
+        keys = [layer._dropout_key(training, rngs) for layer in (forward, backward)]
         if initial_state is None:
             initial_state = forward._kept(inputs), backward._kept(inputs)
         outputs, carries = bidirectional(
@@ -74,7 +74,7 @@ class Bidirectional(nnx.Module):
             seq_lengths=seq_lengths,
             resets=resets,
             constants=constants,
-            dropout_key=backward._dropout_key(training, rngs) if key is None else key,
+            dropout_key=keys,
             **forward.options_with_state,
         )
         forward._keep(carries[0])

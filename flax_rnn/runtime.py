@@ -1,0 +1,56 @@
+"""What the program around the layers can do for their speed: XLA's options, and how the C library keeps memory.
+
+Neither can be done by a layer: jax takes compiler options at the outermost ``jax.jit`` only, and the memory is the
+process' own.
+"""
+
+import ctypes
+import functools
+from typing import Any
+
+import jax
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
+
+
+def compiler_options(platform: str | None = None) -> dict[str, Any]:
+    """Options that suit recurrent layers, for ``jax.jit(..., compiler_options=...)`` of the outermost function.
+
+    On a CPU, vectors as wide as the processor has. On a GPU, loops that are launched as a whole rather than step by
+    step; these have been compiled, but not yet measured.
+
+    Args:
+      platform: ``"cpu"``, ``"gpu"`` or another one, for which there are none; by default that of ``jax``.
+    """
+    match platform or jax.default_backend():
+        case "cpu":
+            return {"xla_cpu_prefer_vector_width": 512}
+        case "gpu" | "cuda":
+            kinds = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
+            return {"xla_gpu_enable_command_buffer": kinds, "xla_gpu_graph_min_graph_size": 1}
+    return {}
+
+
+@functools.cache
+def keep_memory() -> bool:
+    """Lets the process keep the memory that it frees, rather than return it to the system, where that can be set.
+
+    XLA allocates what a function needs anew for each call on a CPU. The C library gets large blocks from the system,
+    whose pages are cleared when they are first touched; training a layer on long sequences may take longer for that
+    than for its arithmetic. With this, memory that was used once is used again, and the process stays as large as it
+    has ever been. It holds for the whole process, for whatever else there is in it, too.
+
+    To be called before jax computes anything: threads that have allocated before keep to pools of their own, which are
+    too small for large blocks.
+
+    Returns:
+      Whether it is done, which is so with glibc, and so on most Linux systems. On others there is nothing to set.
+
+    Source: ``mallopt(3)``.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    settings = {_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 1}
+    return all([mallopt(parameter, value) for parameter, value in settings.items()])
