@@ -58,19 +58,22 @@ def affine(operand: jax.Array, kernel: jax.Array, addend: Any, precision: jax.la
 
 
 class Dot(Protocol):
-    """``(x (..., D), kernel (D, M)) -> x @ kernel``: what a projection takes its products from.
+    """``(x (..., D), kernel (D, n M), n) -> x @ kernel``, as a tuple of ``n`` blocks of columns ``(..., M)``.
 
-    Which one it is given depends, as with ``Affine``, on how the loop is evaluated.
+    What a projection takes its products from. Which one it is given depends, as with ``Affine``, on how the loop is
+    evaluated.
     """
 
-    def __call__(self, x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, kernel: jax.Array, blocks: int, precision: jax.lax.PrecisionLike = None
+    ) -> tuple[jax.Array, ...]:
         """See above."""
         ...
 
 
-def dot(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = None) -> jax.Array:
-    """The plain ``Dot``."""
-    return jnp.dot(x, kernel, precision=precision)
+def dot(x: jax.Array, kernel: jax.Array, blocks: int, precision: jax.lax.PrecisionLike = None) -> tuple[jax.Array, ...]:
+    """The plain ``Dot``: a product for each block, since over a whole sequence one more copy is dearer than that."""
+    return tuple(jnp.dot(x, block, precision=precision) for block in jnp.split(kernel, blocks, -1))
 
 
 class Cell(Protocol):

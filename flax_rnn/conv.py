@@ -210,10 +210,10 @@ class ConvLSTMCell(LSTMCell):
             for one, kernel, addend in zip(masked, weights.kernels, addends, strict=True)
         )
 
-    def _dot(self, x: jax.Array, kernel: jax.Array, dot: Dot) -> jax.Array:
+    def _dot(self, x: jax.Array, kernel: jax.Array, gates: int, dot: Dot) -> Sequence[jax.Array]:
         del dot  # which is a matrix product
         strides, dilation_rate = self._sizes("strides"), self._sizes("dilation_rate")
-        return convolve(x, kernel, strides, self.padding, dilation_rate, self.precision)
+        return jnp.split(convolve(x, kernel, strides, self.padding, dilation_rate, self.precision), gates, -1)
 
     def _sizes(self, name: str) -> tuple[int, ...]:
         """The argument ``name``, with one number per spatial axis."""

@@ -151,7 +151,7 @@ class DenseCell:
     ) -> tuple[jax.Array, ...]:
         """``inputs @ kernel + bias`` gate by gate: ``(..., D)`` to ``num_gates`` arrays ``(..., H)``.
 
-        One product for the whole sequence, or one per gate where each gate drops its own inputs.
+        One product per gate for the whole sequence.
 
         Raises:
           ValueError: if ``inputs`` do not have the number of features that ``kernel`` has rows.
@@ -163,10 +163,10 @@ class DenseCell:
         x, kernel = inputs.astype(dtype), params["kernel"].astype(dtype)
         dropped = (masks and masks.inputs) or ()
         if len(dropped) > 1:
-            kernels = self.split_gates(kernel)
-            gates = [self._dot(x * m.astype(dtype), k, dot) for m, k in zip(dropped, kernels, strict=True)]
+            blocks = zip(dropped, self.split_gates(kernel), strict=True)
+            gates = [gate for mask, block in blocks for gate in self._dot(x * mask.astype(dtype), block, 1, dot)]
         else:
-            gates = self.split_gates(self._dot(x * dropped[0].astype(dtype) if dropped else x, kernel, dot))
+            gates = self._dot(x * dropped[0].astype(dtype) if dropped else x, kernel, self.num_gates, dot)
         if not self.use_bias:
             return tuple(gates)
         biases = self.split_gates(self._projected_bias(params["bias"]).astype(dtype))
@@ -201,8 +201,8 @@ class DenseCell:
             for gate, addend in zip(gates, wide, strict=False)
         )
 
-    def _dot(self, x: jax.Array, kernel: jax.Array, dot: Dot) -> jax.Array:
-        return dot(x, kernel, self.precision)
+    def _dot(self, x: jax.Array, kernel: jax.Array, gates: int, dot: Dot) -> Sequence[jax.Array]:
+        return dot(x, kernel, gates, self.precision)
 
     def _bias_initializer(self) -> initializers.Initializer:
         return initializers.get(self.bias_initializer)

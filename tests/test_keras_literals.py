@@ -173,7 +173,7 @@ class One:
         return None
 
     def project(self, params: Any, inputs: jax.Array, masks: Any = None, dot: Any = dot) -> jax.Array:
-        return dot(inputs, params[0])
+        return dot(inputs, params[0], 1)[0]
 
     def initial_carry(self, params: Any, projected: jax.Array) -> Any:
         return jnp.zeros_like(projected)

@@ -12,21 +12,26 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 
+from flax_rnn.cell import dot as plain_dot
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def dot(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def dot(x: jax.Array, kernel: jax.Array, blocks: int, precision: jax.lax.PrecisionLike = None) -> tuple[jax.Array, ...]:
     """As ``flax_rnn.cell.dot``."""
-    return jnp.dot(x, kernel, precision=precision)
+    return plain_dot(x, kernel, blocks, precision)
 
 
-def _dot_forward(x: jax.Array, kernel: jax.Array, precision: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return jnp.dot(x, kernel, precision=precision), (x, kernel)
+def _dot_forward(x: jax.Array, kernel: jax.Array, blocks: int, precision: Any) -> tuple[Any, Any]:
+    return plain_dot(x, kernel, blocks, precision), (x, kernel)
 
 
-def _dot_backward(precision: Any, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[Any, Any]:
+def _dot_backward(blocks: int, precision: Any, residuals: tuple[jax.Array, jax.Array], cotangent: Any) -> Any:
     x, kernel = residuals
-    d_x = jnp.tensordot(cotangent, kernel, ((-1,), (1,)), precision=precision, out_sharding=_sharding(x, cotangent))
-    return d_x, kernel_gradient(kernel, x, cotangent, precision)
+    d_x = [
+        jnp.tensordot(d, block, ((-1,), (1,)), precision=precision, out_sharding=_sharding(x, d))
+        for d, block in zip(cotangent, jnp.split(kernel, blocks, -1), strict=True)
+    ]
+    return sum(d_x[1:], start=d_x[0]), kernel_gradient(kernel, x, cotangent, precision)
 
 
 dot.defvjp(_dot_forward, _dot_backward)
