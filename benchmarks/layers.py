@@ -25,9 +25,10 @@ from benchmarks.comparison import Effort, Field, compare
 from benchmarks.contestants import OURS, PEERS
 from benchmarks.timing import machine
 from benchmarks.workers import exit_on_termination
+from flax_rnn.runtime import MALLOC
 
 RESULTS = Path(__file__).parent / "results"
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_ARENA_MAX": "1"}
+KEEP_MEMORY = {variable: str(value) for variable, (_, value) in MALLOC.items()}
 """What ``flax_rnn.runtime.keep_memory`` sets, as glibc takes it from the environment."""
 _SECOND_LSTMS = ("flax-linen-lstmcell", "flax-nnx-lstmcell")
 

@@ -10,7 +10,12 @@ from typing import Any
 
 import jax
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": (-3, 2**30),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MALLOC_ARENA_MAX": (-8, 1),
+}
+"""What ``keep_memory`` sets: by glibc's environment variable for it, its number in ``malloc.h`` and the value."""
 
 
 def compiler_options(platform: str | None = None) -> dict[str, Any]:
@@ -52,5 +57,4 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    settings = {_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 1}
-    return all([mallopt(parameter, value) for parameter, value in settings.items()])
+    return all([mallopt(parameter, value) for parameter, value in MALLOC.values()])

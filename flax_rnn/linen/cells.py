@@ -138,9 +138,12 @@ class StackedRNNCells(CellModule):
     def weights(self, inputs: jax.Array, constants: Any = None) -> Params:
         """As for every cell: a tuple of theirs."""
         params = []
+        below: Any = None
         for cell in self.views:
+            if below is not None:
+                inputs = output_like(below.core, params[-1], inputs, constants)
             params.append(cell.weights(inputs, constants))
-            inputs = output_like(cell.core, params[-1], inputs, constants)
+            below = cell
         return tuple(params)
 
     @nn.nowrap
