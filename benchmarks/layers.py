@@ -68,7 +68,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="seconds after which one that is compiling is given up [%(default)s]",
     )  # fmt: skip
     how.add_argument(
-        "--keep-memory", action="store_true", help="let all contestants keep freed memory, as fused-tuned always does"
+        "--keep-memory",
+        action="store_true",
+        help="let all contestants keep freed memory, as flax-rnn-tuned always does",
     )
     how.add_argument("--quick", action="store_true", help="a few tiny cases and turns, nothing written")
     how.add_argument("--output", type=Path, help="of the results, without ending [benchmarks/results/layers-DEVICE]")

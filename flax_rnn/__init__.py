@@ -22,6 +22,8 @@ from flax_rnn.conv import ConvLSTM3DCell as ConvLSTM3DCell
 from flax_rnn.cudnn import CuDNNGRUCell as CuDNNGRUCell
 from flax_rnn.cudnn import CuDNNLSTMCell as CuDNNLSTMCell
 from flax_rnn.dropout import DropoutMasks as DropoutMasks
+from flax_rnn.implementation import Choice as Choice
+from flax_rnn.implementation import choose as choose
 from flax_rnn.sequence import SequenceOptions as SequenceOptions
 from flax_rnn.sequence import rnn as rnn
 from flax_rnn.stacked import StackedRNNCells as StackedRNNCells

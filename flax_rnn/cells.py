@@ -43,7 +43,7 @@ class SimpleRNNCell(DenseCell):
         self, weights: RecurrentWeights, carry: jax.Array, projected: tuple[jax.Array, ...], affine: Affine = affine
     ) -> tuple[jax.Array, jax.Array]:
         """The equation above: ``(h, projected) -> (h', h')``."""
-        (z,) = self._recur(weights, 0, carry, projected, affine)
+        (z,) = self.recur(weights, 0, carry, projected, affine)
         h = activations.get(self.activation)(z)
         return h.astype(carry.dtype), h.astype(projected[0].dtype)
 
@@ -91,7 +91,7 @@ class LSTMCell(DenseCell):
     ) -> tuple[LSTMCarry, jax.Array]:
         """The equations above: ``(LSTMCarry(h, c), projected) -> (LSTMCarry(h', c'), h')``."""
         activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
-        i, f, g, o = self._recur(weights, 0, carry.h, projected, affine)
+        i, f, g, o = self.recur(weights, 0, carry.h, projected, affine)
         c = gate(f) * carry.c.astype(f.dtype) + gate(i) * activation(g)
         h = gate(o) * activation(c)
         return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
@@ -158,22 +158,24 @@ class GRUCell(DenseCell):
         h = carry.astype(accumulation_dtype(x_z.dtype))
         if self.reset_after:
             bias = jnp.zeros((), h.dtype) if weights.bias is None else weights.bias
-            z, r, recurrent = self._recur(weights, 0, h, (x_z, x_r, bias), affine)
+            z, r, recurrent = self.recur(weights, 0, h, (x_z, x_r, bias), affine)
             z, r = gate(z), gate(r)
             n = activation(x_n.astype(h.dtype) + r * recurrent)
         else:
-            z, r = map(gate, self._recur(weights, 0, h, (x_z, x_r), affine))
-            (n,) = map(activation, self._recur(weights, 1, r * h, (x_n,), affine))
+            z, r = map(gate, self.recur(weights, 0, h, (x_z, x_r), affine))
+            (n,) = map(activation, self.recur(weights, 1, r * h, (x_n,), affine))
         h = z * h + (1 - z) * n
         return h.astype(carry.dtype), h.astype(x_z.dtype)
 
-    def _projected_bias(self, bias: jax.Array) -> jax.Array:
+    def projected_bias(self, bias: jax.Array) -> jax.Array:
+        """All but the recurrent bias of n where ``reset_after``."""
         if not self.reset_after:
             return bias
         # Only the recurrent bias of n stays in the loop, behind the reset gate.
         return bias[0] + jnp.asarray(bias[1]).at[2 * self.units :].set(0)
 
-    def _recurrent_bias(self, params: Params, dtype: Dtype) -> jax.Array | None:
+    def recurrent_bias(self, params: Params, dtype: Dtype) -> jax.Array | None:
+        """That of n where ``reset_after``."""
         if not (self.use_bias and self.reset_after):
             return None
         return self.split_gates(params["bias"][1].astype(dtype))[2]

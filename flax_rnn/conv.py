@@ -197,7 +197,7 @@ class ConvLSTMCell(LSTMCell):
         """Every gate has a convolution of its own."""
         return (1,) * self.num_gates
 
-    def _recur(
+    def recur(
         self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine
     ) -> tuple[jax.Array, ...]:
         """The convolution of ``mask * h`` with ``recurrent_kernel``, ``+ addend``, for each gate."""

@@ -20,10 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import initializers
-from flax_rnn.cell import Dot, Params, dot
+from flax_rnn.cell import Params
 from flax_rnn.cells import GRUCell, LSTMCell
-from flax_rnn.dense import DenseCell, RecurrentWeights
-from flax_rnn.dropout import DropoutMasks
+from flax_rnn.dense import DenseCell
 
 
 class _CuDNNWeights(DenseCell):
@@ -58,16 +57,6 @@ class _CuDNNWeights(DenseCell):
             "recurrent_kernel": jnp.concatenate(recurrent, axis=1),
             "bias": self._plain_bias(bias),
         }
-
-    def project(
-        self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None, dot: Dot = dot
-    ) -> tuple[jax.Array, ...]:
-        """As for the plain cell."""
-        return super().project(self.plain(params), inputs, masks, dot)
-
-    def prepare(self, params: Params, projected: Any, masks: DropoutMasks | None = None) -> RecurrentWeights:
-        """As for the plain cell."""
-        return super().prepare(self.plain(params), projected, masks)
 
     def _plain_bias(self, bias: jax.Array) -> jax.Array:
         """The plain cell's bias from that of the inputs and that of the state ``(2, g H)``."""

@@ -146,6 +146,10 @@ class DenseCell:
             else None,
         )
 
+    def plain(self, params: Params) -> Params:
+        """The weights as the equations have them, for cells that keep them in another form."""
+        return params
+
     def project(
         self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None, dot: Dot = dot
     ) -> tuple[jax.Array, ...]:
@@ -159,6 +163,7 @@ class DenseCell:
         """
         _checks.floating("inputs", inputs)
         _checks.last_axis("inputs", inputs, params["kernel"].shape[-2])
+        params = self.plain(params)
         dtype = self.dtype or jnp.result_type(inputs.dtype, params["kernel"].dtype)
         x, kernel = inputs.astype(dtype), params["kernel"].astype(dtype)
         dropped = (masks and masks.inputs) or ()
@@ -169,7 +174,7 @@ class DenseCell:
             gates = self._dot(x * dropped[0].astype(dtype) if dropped else x, kernel, self.num_gates, dot)
         if not self.use_bias:
             return tuple(gates)
-        biases = self.split_gates(self._projected_bias(params["bias"]).astype(dtype))
+        biases = self.split_gates(self.projected_bias(params["bias"]).astype(dtype))
         return tuple(gate + bias for gate, bias in zip(gates, biases, strict=True))
 
     def split_gates(self, array: jax.Array) -> list[jax.Array]:
@@ -180,14 +185,14 @@ class DenseCell:
         self, params: Params, projected: Sequence[jax.Array], masks: DropoutMasks | None = None
     ) -> RecurrentWeights:
         """Splits and casts ``recurrent_kernel``; see ``Cell.prepare``."""
-        dtype = projected[0].dtype
+        params, dtype = self.plain(params), projected[0].dtype
         dropped = masks and masks.recurrent and tuple(mask.astype(dtype) for mask in masks.recurrent)
         sizes = self.product_groups if dropped is None else (1,) * self.num_gates
         ends = [self.units * end for end in itertools.accumulate(sizes)]
         kernels = jnp.split(params["recurrent_kernel"].astype(dtype), ends[:-1], axis=-1)
-        return RecurrentWeights(tuple(kernels), dropped, self._recurrent_bias(params, accumulation_dtype(dtype)))
+        return RecurrentWeights(tuple(kernels), dropped, self.recurrent_bias(params, accumulation_dtype(dtype)))
 
-    def _recur(
+    def recur(
         self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine
     ) -> tuple[jax.Array, ...]:
         """``(mask * h) @ recurrent_kernel + addend`` for each gate of a group."""
@@ -207,11 +212,11 @@ class DenseCell:
     def _bias_initializer(self) -> initializers.Initializer:
         return initializers.get(self.bias_initializer)
 
-    def _projected_bias(self, bias: jax.Array) -> jax.Array:
+    def projected_bias(self, bias: jax.Array) -> jax.Array:
         """The part of ``bias`` ``(g H,)`` that can be added ahead of the loop."""
         return bias
 
-    def _recurrent_bias(self, params: Params, dtype: Dtype) -> jax.Array | None:
+    def recurrent_bias(self, params: Params, dtype: Dtype) -> jax.Array | None:
         """The part of ``bias`` that has to be added within the loop."""
         del params, dtype
         return None

@@ -1,12 +1,13 @@
 """The loop over time: what one iteration does, and its plain evaluation."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from flax_rnn.cell import Affine, Carry, Cell, Projected, Weights, affine
+from flax_rnn.cell import Affine, Carry, Cell, Masks, Params, Projected, Weights, affine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,16 @@ def scan(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[St
         reverse=loop.reverse,
         unroll=loop.unroll or 1,
     )
+
+
+def run(
+    evaluate: Callable[..., Any], loop: Loop, params: Params, masks: Masks, carry: Carry, inputs: Inputs
+) -> tuple[jax.Array, Carry]:
+    """``(outputs of all steps or of the last, last carry)``, by ``scan`` or another evaluation of the loop."""
+    first = jax.tree.map(lambda leaf: leaf[0], inputs.projected)
+    weights = loop.cell.prepare(params, first, masks)
+    state, outputs = evaluate(loop, weights, start(loop, weights, carry, first), inputs)
+    return (state.output if outputs is None else outputs), state.carry
 
 
 def expand(mask: Any, like: jax.Array) -> jax.Array:

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from flax_rnn import _checks
-from flax_rnn.cell import Carry, Cell, Masks, Params, bind_constants, dot
+from flax_rnn import _checks, native
+from flax_rnn.cell import Carry, Cell, Masks, Params, Projected, bind_constants, dot
 from flax_rnn.dropout import Dropout
 from flax_rnn.fused import adjoint, products
-from flax_rnn.fused.select import choose
-from flax_rnn.loop import Inputs, Loop, expand, scan, start
+from flax_rnn.implementation import choose
+from flax_rnn.loop import Inputs, Loop, expand, run, scan
 from flax_rnn.stacked import StackedRNNCells
 
-# Of each implementation its loop, and the products of its projection.
+# Of each implementation in XLA its loop, and the products of its projection.
 _EVALUATE = {"scan": (scan, dot), "fused": (adjoint.scan, products.dot)}
 
 
@@ -32,7 +32,7 @@ class SequenceOptions:
       zero_output_for_mask: whether the outputs of masked steps are zeros, or those of the last step that was not masked
         (zeros where there was none). The last output ``(B, H)`` is always that of the last step that was not masked.
       time_major: whether inputs, outputs and mask have the time axis first: ``(T, B, D)``.
-      implementation: how to evaluate the loop; see ``flax_rnn.fused.choose``. Forward-mode derivatives need ``"scan"``.
+      implementation: how to evaluate the loop; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``.
     """
 
     return_sequences: bool = False
@@ -128,19 +128,33 @@ def _run(
     if isinstance(cell, StackedRNNCells):
         return _run_stack(loop, cell, params, inputs, initial_state, dropout, where)
     masks = dropout.masks if dropout.key is None else cell.dropout_masks(dropout.key, x[0])
+
+    def start(projected: Projected) -> Carry:
+        carry = cell.initial_carry(params, jax.tree.map(lambda leaf: leaf[0], projected))
+        if initial_state is None:
+            return carry
+        given = _checks.carry_like(where, carry, initial_state)
+        return jax.tree.map(lambda zeros, leaf: jnp.asarray(leaf, zeros.dtype), carry, given)
+
+    one = jax.eval_shape(lambda: cell.project(params, x[:1], masks))
+    choice = choose(
+        cell, loop.implementation, dtype=jax.tree.leaves(one)[0].dtype, resets=inputs.resets is not None,
+        sharded=_sharded(x),
+    )  # fmt: skip
+    if choice.implementation == "native":
+        carry = start(cell.project(params, x[:1], masks))
+        return native.evaluate(loop, params, masks, carry, x, inputs.mask, from_zeros=initial_state is None)
     if inputs.mask is not None:
         # Zeros in place of what is masked: a NaN there would reach the gradients even through a `where` on the carry.
         x = jnp.where(expand(inputs.mask, x), x, jnp.zeros_like(x))
-    evaluate, product = _EVALUATE[choose(cell, loop.implementation).implementation]
+    evaluate, product = _EVALUATE[choice.implementation]
     projected = cell.project(params, x, masks, product)
-    first = jax.tree.map(lambda leaf: leaf[0], projected)
-    carry = cell.initial_carry(params, first)
-    if initial_state is not None:
-        given = _checks.carry_like(where, carry, initial_state)
-        carry = jax.tree.map(lambda zeros, leaf: jnp.asarray(leaf, zeros.dtype), carry, given)
-    weights = cell.prepare(params, first, masks)
-    state, outputs = evaluate(loop, weights, start(loop, weights, carry, first), inputs._replace(projected=projected))
-    return (state.output if outputs is None else outputs), state.carry
+    return run(evaluate, loop, params, masks, start(projected), inputs._replace(projected=projected))
+
+
+def _sharded(x: jax.Array) -> bool:
+    """Whether ``x`` is, or may be, laid out over a mesh."""
+    return not (jax.typeof(x).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty)
 
 
 def _run_stack(

@@ -13,7 +13,7 @@ from flax import linen as nn
 import flax_rnn
 import flax_rnn.linen as linen_face
 import flax_rnn.nnx as nnx_face
-from flax_rnn.fused import choose
+from flax_rnn import choose
 from flax_rnn.nnx.foreign import view
 
 B, T, D, H = 3, 5, 4, 2

@@ -8,13 +8,14 @@ from benchmarks.contestants.interface import Contestant as Contestant
 from benchmarks.contestants.interface import Results as Results
 from benchmarks.contestants.interface import Run as Run
 
-OURS = ("fused", "scan", "fused-tuned")
-"""Implementations of flax_rnn, the one that is the default first; the last as ``flax_rnn.runtime`` recommends."""
+OURS = ("flax-rnn", "flax-rnn-tuned", "fused", "scan")
+"""flax_rnn as it is; as ``flax_rnn.runtime`` recommends; and with the implementations that are asked for by name."""
 
 _CLASSES: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "flax-rnn": ("ours:Ours", ("auto",)),
+    "flax-rnn-tuned": ("ours:Ours", ("auto", True)),
     "fused": ("ours:Ours", ("fused",)),
     "scan": ("ours:Ours", ("scan",)),
-    "fused-tuned": ("ours:Ours", ("fused", True)),
     "flax-linen": ("flax_linen:Linen", ("OptimizedLSTMCell",)),
     "flax-linen-lstmcell": ("flax_linen:Linen", ("LSTMCell",)),
     "flax-nnx": ("flax_nnx:NNX", ("OptimizedLSTMCell",)),

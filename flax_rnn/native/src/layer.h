@@ -1,0 +1,112 @@
+// What the loops of all cells have in common: sizes, arrays, dropout masks, and the operands of a step's products.
+//
+// Arrays of whole sequences lie batch first, (B, T, N). A loop runs over all steps of some rows of the batch; rows need
+// nothing of each other.
+
+#ifndef FLAX_RNN_LAYER_H_
+#define FLAX_RNN_LAYER_H_
+
+#include "panels.h"
+#include "product.h"
+
+namespace flax_rnn {
+
+struct DropoutMasks {
+  const float* values;  // (count, B, N)
+  int64_t count;        // none, one for all gates, or one for each
+  int64_t batch;
+
+  // That of a gate (B, size), or nullptr.
+  const float* Of(int64_t gate, int64_t size) const {
+    return count == 0 ? nullptr : values + (count > 1 ? gate : 0) * batch * size;
+  }
+
+  DropoutMasks One(int64_t index, int64_t size) const {
+    return count == 0 ? *this : DropoutMasks{values + index * batch * size, 1, batch};
+  }
+};
+
+struct Layer {
+  int64_t batch, steps, features, units;
+  bool reverse;
+  Activation activation, gate;
+  DropoutMasks input_masks, recurrent_masks;
+  const bool* mask;  // (B, T): which steps count; or nullptr
+
+  int64_t Time(int64_t step) const { return reverse ? steps - 1 - step : step; }
+  bool Masked(int64_t place) const { return mask != nullptr && !mask[place]; }
+};
+
+// With nullptr for what a cell does not have, and for what is not asked for.
+struct ForwardArrays {
+  const float *x, *h0, *c0;  // (B, T, D), (B, H), (B, H)
+  float *h, *c;              // (B, H): the last carry
+  float* outputs;            // (B, T, H): h of all steps
+  float *gates, *extra;      // (B, T, g H), (B, T, H): what the cell's backward pass needs
+};
+
+struct BackwardArrays {
+  const float *outputs, *gates, *extra;  // as the forward pass left them
+  const float *h0, *c0;                  // (B, H)
+  const float *d_h, *d_c, *d_outputs;    // of the last carry and of the outputs
+  float* d_sums;                         // (B, T, g H), which may be `gates`: of the sums of products
+  float *d_h0, *d_c0;                    // (B, H)
+};
+
+// Hands out the gradient of a unit's sum of gate `n` of `gates`, and adds it to the `total` of all steps and rows.
+inline void Emit(const Layer& layer, const BackwardArrays& arrays, std::vector<float>& total, int gates, int n,
+                 int64_t place, int64_t unit, Vector value) {
+  const int64_t units = layer.units, lanes = units - unit;
+  float* const sum = &total[n * units + unit];
+  Store(sum, Load(sum, lanes) + value, lanes);
+  Store(arrays.d_sums + (place * gates + n) * units + unit, value, lanes);
+}
+
+// `rows` rows of N numbers from row `first` of an array (B, N) on.
+inline std::vector<float> CopyRows(const float* array, int64_t first, int64_t last, int64_t size) {
+  return std::vector<float>(array + first * size, array + last * size);
+}
+
+// The rows that a product is made of, at one step; with dropout masks a copy for each.
+template <int G>
+class Operand {
+ public:
+  Operand(const DropoutMasks& masks, int64_t rows, int64_t size)
+      : masks_(masks), rows_(rows), size_(size), values_(std::max<int64_t>(1, masks.count) * rows * size) {}
+
+  // Takes the rows at `from`, `stride` apart; `first` is the place of the first of them in the batch.
+  void Set(const float* from, int64_t stride, int64_t first) {
+    for (int64_t n = 0; n < std::max<int64_t>(1, masks_.count); ++n)
+      for (int64_t row = 0; row < rows_; ++row) {
+        const float* const source = from + row * stride;
+        float* const to = &values_[(n * rows_ + row) * size_];
+        if (masks_.count == 0) {
+          std::copy(source, source + size_, to);
+        } else {
+          const float* const mask = masks_.values + (n * masks_.batch + first + row) * size_;
+          for (int64_t k = 0; k < size_; ++k) to[k] = source[k] * mask[k];
+        }
+      }
+  }
+
+  // sums += the rows from `row` on @ panel; each column has its own copy, if there are several.
+  template <int R, int N>
+  void Multiply(Vector (&sums)[R][N], int64_t row, const float* panel) const {
+    const float* operands[N];
+    const bool shared = masks_.count <= 1;
+    for (int n = 0; n < N; ++n) operands[n] = &values_[((shared ? 0 : n) * rows_ + row) * size_];
+    if (shared)
+      flax_rnn::Multiply<true>(sums, operands, {size_}, size_, panel);
+    else if constexpr (N <= G)
+      flax_rnn::Multiply<false>(sums, operands, {size_}, size_, panel);
+  }
+
+ private:
+  const DropoutMasks masks_;
+  const int64_t rows_, size_;
+  std::vector<float> values_;
+};
+
+}  // namespace flax_rnn
+
+#endif  // FLAX_RNN_LAYER_H_

@@ -1,0 +1,119 @@
+// The loops of an LSTM: flax_rnn.LSTMCell has the equations. Gates are i, f, g, o; kept for the backward pass are their
+// values and c of all steps.
+
+#ifndef FLAX_RNN_LSTM_H_
+#define FLAX_RNN_LSTM_H_
+
+#include "gradients.h"
+
+namespace flax_rnn {
+
+struct Lstm {
+  static std::vector<Panels> Pack(const Layer& layer, const float* kernel, const float* recurrent, const float* bias) {
+    return {{kernel, layer.features, layer.units, 4, 0, 4},
+            {recurrent, layer.units, layer.units, 4, 0, 4},
+            {bias, 1, layer.units, 4, 0, 4}};
+  }
+
+  static void Forward(const Layer& layer, const std::vector<Panels>& panels, const ForwardArrays& arrays, int64_t first,
+                      int64_t last) {
+    const int64_t units = layer.units, rows = last - first;
+    Operand<4> inputs(layer.input_masks, rows, layer.features), state(layer.recurrent_masks, rows, units);
+    std::vector<float> h = CopyRows(arrays.h0, first, last, units), next = h,
+                       c = CopyRows(arrays.c0, first, last, units);
+    for (int64_t step = 0; step < layer.steps; ++step) {
+      const int64_t t = layer.Time(step);
+      inputs.Set(arrays.x + (first * layer.steps + t) * layer.features, layer.steps * layer.features, first);
+      state.Set(h.data(), units, first);
+      for (int64_t unit = 0; unit < units; unit += kLanes)
+        ForTiles(rows, [&](int64_t tile, auto size) {
+          constexpr int R = decltype(size)::value;
+          Vector sums[R][4];
+          for (int r = 0; r < R; ++r)
+            for (int n = 0; n < 4; ++n) sums[r][n] = Load(panels[2].at(unit) + n * kLanes);
+          inputs.Multiply(sums, tile, panels[0].at(unit));
+          state.Multiply(sums, tile, panels[1].at(unit));
+          for (int r = 0; r < R; ++r) {
+            const int64_t place = (first + tile + r) * layer.steps + t, at = (tile + r) * units + unit;
+            Finish(layer, arrays, sums[r], place, unit, &h[at], &next[at], &c[at]);
+          }
+        });
+      h.swap(next);
+    }
+    std::copy(h.begin(), h.end(), arrays.h + first * units);
+    std::copy(c.begin(), c.end(), arrays.c + first * units);
+  }
+
+  static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
+                       int64_t first, int64_t last, std::vector<float>& total) {
+    const int64_t units = layer.units, rows = last - first, before = layer.reverse ? units : -units;
+    std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_c = CopyRows(arrays.d_c, first, last, units);
+    std::vector<float> d_sums(rows * 4 * units);
+    for (int64_t step = layer.steps - 1; step >= 0; --step) {
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t place = (first + row) * layer.steps + layer.Time(step);
+        const float* const c_before =
+            step > 0 ? arrays.extra + place * units + before : arrays.c0 + (first + row) * units;
+        for (int64_t unit = 0; unit < units; unit += kLanes)
+          Differentiate(layer, arrays, place, unit, c_before, &d_h[row * units + unit], &d_c[row * units + unit],
+                        &d_sums[row * 4 * units + unit], total);
+      }
+      MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 4, 4}, d_sums.data(), first, rows, 1, d_h.data());
+    }
+    std::copy(d_h.begin(), d_h.end(), arrays.d_h0 + first * units);
+    std::copy(d_c.begin(), d_c.end(), arrays.d_c0 + first * units);
+  }
+
+ private:
+  static void Finish(const Layer& layer, const ForwardArrays& arrays, const Vector (&sums)[4], int64_t place,
+                     int64_t unit, const float* h_before, float* h_after, float* carried) {
+    const int64_t units = layer.units, lanes = units - unit;
+    const Vector i = Activate(layer.gate, sums[0]), f = Activate(layer.gate, sums[1]);
+    const Vector g = Activate(layer.activation, sums[2]), o = Activate(layer.gate, sums[3]);
+    Vector c = f * Load(carried, lanes) + i * g;
+    Vector h = o * Activate(layer.activation, c);
+    if (layer.Masked(place)) {
+      c = Load(carried, lanes);
+      h = Load(h_before, lanes);
+    }
+    Store(carried, c, lanes);
+    Store(h_after, h, lanes);
+    if (arrays.outputs != nullptr) Store(arrays.outputs + place * units + unit, h, lanes);
+    if (arrays.gates == nullptr) return;
+    Store(arrays.extra + place * units + unit, c, lanes);
+    float* const gates = arrays.gates + place * 4 * units + unit;
+    Store(gates, i, lanes);
+    Store(gates + units, f, lanes);
+    Store(gates + 2 * units, g, lanes);
+    Store(gates + 3 * units, o, lanes);
+  }
+
+  static void Differentiate(const Layer& layer, const BackwardArrays& arrays, int64_t place, int64_t unit,
+                            const float* c_before, float* d_h, float* d_c, float* d_sums, std::vector<float>& total) {
+    const int64_t units = layer.units, lanes = units - unit;
+    const float* const gates = arrays.gates + place * 4 * units + unit;
+    Vector d = Load(d_h, lanes), d_gates[4] = {};
+    if (arrays.d_outputs != nullptr) d += Load(arrays.d_outputs + place * units + unit, lanes);
+    if (!layer.Masked(place)) {
+      const Vector i = Load(gates, lanes), f = Load(gates + units, lanes);
+      const Vector g = Load(gates + 2 * units, lanes), o = Load(gates + 3 * units, lanes);
+      const Vector y = Activate(layer.activation, Load(arrays.extra + place * units + unit, lanes));
+      const Vector d_cell = Load(d_c, lanes) + d * o * Slope(layer.activation, y);
+      d_gates[0] = d_cell * g * Slope(layer.gate, i);
+      d_gates[1] = d_cell * Load(c_before + unit, lanes) * Slope(layer.gate, f);
+      d_gates[2] = d_cell * i * Slope(layer.activation, g);
+      d_gates[3] = d * y * Slope(layer.gate, o);
+      Store(d_c, d_cell * f, lanes);
+      d = Vector{};
+    }
+    Store(d_h, d, lanes);
+    for (int n = 0; n < 4; ++n) {
+      Store(d_sums + n * units, d_gates[n], lanes);
+      Emit(layer, arrays, total, 4, n, place, unit, d_gates[n]);
+    }
+  }
+};
+
+}  // namespace flax_rnn
+
+#endif  // FLAX_RNN_LSTM_H_
