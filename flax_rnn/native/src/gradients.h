@@ -75,9 +75,27 @@ class WeightGradient {
         sums_(sums),
         gradient_(gradient) {}
 
-  // In wide tiles.
-  int64_t blocks() const { return rows_.size() * BlocksOfGate(); }
-  int64_t size() const { return rows_[0].size; }
+  // Into how many parts this is divided for so many threads: of its rows first, as each part packs its own, and of its
+  // columns where there are not rows enough.
+  int64_t parts(int64_t threads) const { return RowParts(threads) * ColumnParts(threads); }
+
+  void Compute(int64_t part, int64_t threads) const {
+    const int64_t row = part % RowParts(threads), column = part / RowParts(threads), size = rows_[0].size;
+    Compute(size * row / RowParts(threads), size * (row + 1) / RowParts(threads),
+            Blocks() * column / ColumnParts(threads), Blocks() * (column + 1) / ColumnParts(threads));
+  }
+
+ private:
+  static constexpr int64_t kSteps = 128;  // whose panel fits into the first cache
+
+  // Wide tiles.
+  int64_t BlocksOfGate() const { return (layer_.units + kWide * kLanes - 1) / (kWide * kLanes); }
+  int64_t Blocks() const { return rows_.size() * BlocksOfGate(); }
+
+  int64_t RowParts(int64_t threads) const { return std::min(threads, rows_[0].size / 64 + 1); }
+  int64_t ColumnParts(int64_t threads) const {
+    return std::min(Blocks(), (threads + RowParts(threads) - 1) / RowParts(threads));
+  }
 
   // Rows `first` to `last` of the gradient, of some blocks of its columns.
   void Compute(int64_t first, int64_t last, int64_t first_block, int64_t last_block) const {
@@ -100,11 +118,6 @@ class WeightGradient {
       }
     }
   }
-
- private:
-  static constexpr int64_t kSteps = 128;  // whose panel fits into the first cache
-
-  int64_t BlocksOfGate() const { return (layer_.units + kWide * kLanes - 1) / (kWide * kLanes); }
 
   void PackOperand(const Rows& rows, int64_t first, int64_t last, int64_t step, int64_t count,
                    std::vector<float>& operand) const {

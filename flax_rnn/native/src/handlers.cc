@@ -37,24 +37,24 @@ template <typename Cell>
 void Forward(ffi::ThreadPool& pool, const Layer& layer, const Floats& kernel, const Floats& recurrent,
              const Floats& bias, const ForwardArrays& arrays) {
   std::vector<Panels> panels = Cell::Pack(layer, kernel.typed_data(), recurrent.typed_data(), bias.typed_data());
-  const int64_t count = panels[0].count();
-  ForEach(pool, count, [&](int64_t panel) {
+  const auto pack = [&](int64_t panel) {
     for (Panels& matrix : panels)
       if (panel < matrix.count()) matrix.Pack(panel);
-  });
-  ForRows(pool, layer.batch,
+  };
+  ForRows(pool, panels[0].count(), pack, layer.batch,
           [&](int64_t, int64_t first, int64_t last) { Cell::Forward(layer, panels, arrays, first, last); });
 }
 
 template <typename Cell>
 void Backward(ffi::ThreadPool& pool, const Layer& layer, const Floats& recurrent, const BackwardArrays& arrays,
               Result& total) {
-  TransposedPanels transposed(recurrent.typed_data(), layer.units, recurrent.dimensions()[1], layer.units);
-  ForEach(pool, transposed.count(), [&](int64_t panel) { transposed.Pack(panel); });
+  TransposedPanels panels(recurrent.typed_data(), layer.units, recurrent.dimensions()[1], layer.units);
   std::vector<std::vector<float>> totals(Parts(pool, layer.batch), std::vector<float>(total->element_count()));
-  ForRows(pool, layer.batch, [&](int64_t part, int64_t first, int64_t last) {
-    Cell::Backward(layer, transposed, arrays, first, last, totals[part]);
-  });
+  ForRows(
+      pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, layer.batch,
+      [&](int64_t part, int64_t first, int64_t last) {
+        Cell::Backward(layer, panels, arrays, first, last, totals[part]);
+      });
   std::fill_n(total->typed_data(), total->element_count(), 0.0f);
   for (const std::vector<float>& part : totals)  // in this order, whichever was finished first
     for (size_t k = 0; k < part.size(); ++k) total->typed_data()[k] += part[k];
@@ -139,12 +139,13 @@ ffi::Error RunInputsGradient(ffi::ThreadPool pool, int64_t cell, Floats d_sums, 
   const Columns columns = ColumnsOf(cell);
   const int64_t units = kernel.dimensions()[1] / columns.weights;
   TransposedPanels panels(kernel.typed_data(), features, columns.weights * units, units);
-  ForEach(pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); });
-  ForRows(pool, batch * steps, [&](int64_t, int64_t first, int64_t last) {
-    MultiplyTransposed<false>(panels, Masks(masks, batch), {0, columns.weights, columns.sums},
-                              d_sums.typed_data() + first * columns.sums * units, first, last - first, steps,
-                              d_x->typed_data() + first * features);
-  });
+  ForRows(
+      pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, batch * steps,
+      [&](int64_t, int64_t first, int64_t last) {
+        MultiplyTransposed<false>(panels, Masks(masks, batch), {0, columns.weights, columns.sums},
+                                  d_sums.typed_data() + first * columns.sums * units, first, last - first, steps,
+                                  d_x->typed_data() + first * features);
+      });
   return ffi::Error::Success();
 }
 
@@ -173,19 +174,12 @@ ffi::Error RunWeightsGradient(ffi::ThreadPool pool, int64_t cell, bool reverse, 
     states.back().values = Data(extra);
     states.back().before = nullptr;
   }
-  const WeightGradient gradients[] = {{layer, inputs, input_sums, columns.sums, Data(d_sums), Data(d_kernel)},
-                                      {layer, states, state_sums, columns.sums, Data(d_sums), Data(d_recurrent)}};
-  // Parts of the rows first, as each packs its own; of the columns where there are not rows enough.
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  for (const WeightGradient& gradient : gradients) {
-    const int64_t row_parts = std::min(threads, gradient.size() / 64 + 1);
-    const int64_t column_parts = std::min(gradient.blocks(), (threads + row_parts - 1) / row_parts);
-    ForEach(pool, row_parts * column_parts, [&](int64_t task) {
-      const int64_t row = task % row_parts, column = task / row_parts;
-      gradient.Compute(gradient.size() * row / row_parts, gradient.size() * (row + 1) / row_parts,
-                       gradient.blocks() * column / column_parts, gradient.blocks() * (column + 1) / column_parts);
-    });
-  }
+  const WeightGradient of_kernel(layer, inputs, input_sums, columns.sums, Data(d_sums), Data(d_kernel));
+  const WeightGradient of_recurrent(layer, states, state_sums, columns.sums, Data(d_sums), Data(d_recurrent));
+  ForEach(
+      pool, of_kernel.parts(threads), [&](int64_t part) { of_kernel.Compute(part, threads); },
+      of_recurrent.parts(threads), [&](int64_t part) { of_recurrent.Compute(part, threads); });
   return ffi::Error::Success();
 }
 

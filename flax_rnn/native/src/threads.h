@@ -8,35 +8,47 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 #include "xla/ffi/api/ffi.h"
 
 namespace flax_rnn {
 
-// Calls function(0) to function(count - 1), each once, and returns when all have. The calling thread takes part, and
-// waits for nothing but calls that have begun: it returns even if the pool has no thread to spare.
-template <typename F>
-void ForEach(xla::ffi::ThreadPool& pool, int64_t count, const F& function) {
+// Calls first(0) to first(firsts - 1), and when all are done second(0) to second(seconds - 1), each once; returns when
+// all have returned. The calling thread takes part, and waits for nothing but calls that have begun: it returns even if
+// the pool has no thread to spare.
+template <typename First, typename Second>
+void ForEach(xla::ffi::ThreadPool& pool, int64_t firsts, const First& first, int64_t seconds, const Second& second) {
   struct Shared {
-    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> next{0}, finished{0};
     std::mutex mutex;
     std::condition_variable done;
-    int64_t finished = 0;
   };
+  const int64_t count = firsts + seconds;
   auto shared = std::make_shared<Shared>();
-  // A thread that comes too late finds nothing to do, and does not touch `function`.
-  auto work = [shared, count, &function] {
+  // A thread that comes too late finds nothing to do, and touches neither function.
+  auto work = [shared, firsts, count, &first, &second] {
     for (int64_t index; (index = shared->next.fetch_add(1)) < count;) {
-      function(index);
-      std::lock_guard<std::mutex> lock(shared->mutex);
-      if (++shared->finished == count) shared->done.notify_all();
+      if (index < firsts) {
+        first(index);
+      } else {
+        // All of the first are taken by now, by threads that are at work on them.
+        while (shared->finished.load() < firsts) std::this_thread::yield();
+        second(index - firsts);
+      }
+      if (shared->finished.fetch_add(1) + 1 == count) {
+        std::lock_guard<std::mutex> lock(shared->mutex);
+        shared->done.notify_all();
+      }
     }
   };
-  const int64_t helpers = std::min(count, pool.num_threads()) - 1;
+  const int64_t helpers = std::min(std::max(firsts, seconds), pool.num_threads()) - 1;
   for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule(decltype(work)(work));
   work();
+  // The others finish at about the same time: to look a few times is cheaper than to sleep.
+  for (int look = 0; look < 100 && shared->finished.load() < count; ++look) std::this_thread::yield();
   std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->done.wait(lock, [&] { return shared->finished == count; });
+  shared->done.wait(lock, [&] { return shared->finished.load() == count; });
 }
 
 // Into how many parts a batch is divided: one for each thread, if there are rows enough.
@@ -44,11 +56,12 @@ inline int64_t Parts(const xla::ffi::ThreadPool& pool, int64_t batch) {
   return std::max<int64_t>(1, std::min(batch, pool.num_threads()));
 }
 
-// function(part, first row, last row)
-template <typename F>
-void ForRows(xla::ffi::ThreadPool& pool, int64_t batch, const F& function) {
+// Once the `panels` panels are packed, function(part, first row, last row).
+template <typename Pack, typename F>
+void ForRows(xla::ffi::ThreadPool& pool, int64_t panels, const Pack& pack, int64_t batch, const F& function) {
   const int64_t parts = Parts(pool, batch);
-  ForEach(pool, parts, [&](int64_t part) { function(part, batch * part / parts, batch * (part + 1) / parts); });
+  ForEach(pool, panels, pack, parts,
+          [&](int64_t part) { function(part, batch * part / parts, batch * (part + 1) / parts); });
 }
 
 }  // namespace flax_rnn
