@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--full", action="store_true", help="all sizes and sweeps, all variants: hours")
     what.add_argument(
         "--against", nargs="*", choices=PEERS, default=[name for name in PEERS if name not in _SECOND_LSTMS],
-        help=f"contestants beside {' and '.join(OURS)} [all but {' and '.join(_SECOND_LSTMS)}]",
+        help=f"contestants beside {', '.join(OURS)} [all but {' and '.join(_SECOND_LSTMS)}]",
     )  # fmt: skip
     how = parser.add_argument_group("how")
     usual = Effort()

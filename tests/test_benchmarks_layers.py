@@ -55,7 +55,7 @@ class Changed(Contestant):
 
 
 def compare(case: Case, **others: Callable[[], Contestant]) -> dict[str, Any]:
-    loads = {"fused": lambda: contestants.load("fused"), **others}
+    loads = {"flax-rnn": lambda: contestants.load("flax-rnn"), **others}
     effort = Effort(rounds=2, turn=0.001)
     field = Field([*loads], effort, lambda name, environment: Local(loads[name]))
     return comparison.compare(field, case, peak=1e12)
@@ -142,8 +142,8 @@ def test_wrong_numbers_are_refused_and_not_timed() -> None:
         nan=lambda: Changed(lambda array: array * np.nan),
         right=lambda: Changed(lambda array: array),
     )
-    assert {*row["contestants"]} == {"fused", "right"}
-    assert row["absent"]["off"].startswith("other numbers than fused: outputs by 0.001")
+    assert {*row["contestants"]} == {"flax-rnn", "right"}
+    assert row["absent"]["off"].startswith("other numbers than flax-rnn: outputs by 0.001")
     assert "outputs by inf" in row["absent"]["cut"] and "outputs by inf" in row["absent"]["nan"]
 
 
@@ -158,7 +158,7 @@ def test_who_runs_elsewhere_or_lacks_something_is_listed_with_the_reason() -> No
     assert row["absent"]["linen"] == "the cells have no recurrent dropout"
     if jax.default_backend() == "cpu":
         assert row["absent"]["cudnn"] == "needs a GPU"
-    assert {*row["contestants"]} == {"fused"}
+    assert {*row["contestants"]} == {"flax-rnn"}
 
 
 def test_distance_is_a_part_of_the_norm() -> None:
@@ -188,7 +188,7 @@ def test_the_vector_of_weights_is_laid_out_as_jax_reads_it(variant: str) -> None
 
 def row(case: Case, absent: dict[str, str] | None = None, **milliseconds: float) -> dict[str, Any]:
     """A made-up result."""
-    base = milliseconds["fused"]
+    base = milliseconds["flax_rnn"]
     contestants = {
         name.replace("_", "-"): {f"{k}_ms": ms for k in ("median", "min", "quartile_1", "quartile_3")}
         | comparison.figures(case, ms / 1e3, 1e12, base / 1e3)
@@ -200,11 +200,11 @@ def row(case: Case, absent: dict[str, str] | None = None, **milliseconds: float)
 
 def test_tables() -> None:
     results = [
-        row(TINY, fused=1, keras_jax=2.5, absent={"torch": "torch is not installed"}),
-        row(replace(TINY, variant="mask"), fused=2, absent={"torch": "torch is not installed", "keras-jax": "a|b"}),
+        row(TINY, flax_rnn=1, keras_jax=2.5, absent={"torch": "torch is not installed"}),
+        row(replace(TINY, variant="mask"), flax_rnn=2, absent={"torch": "torch is not installed", "keras-jax": "a|b"}),
     ]
     overview = tables.overview(results).splitlines()
-    assert overview[0] == "| cell | B,T,D,H | pass | dtype | variant | fused | keras-jax |"
+    assert overview[0] == "| cell | B,T,D,H | pass | dtype | variant | flax-rnn | keras-jax |"
     assert overview[2] == "| lstm | 8,10,16,16 | training | float32 | plain | 1.00 (1.00) | 2.50 (2.50) |"
     assert overview[3].endswith("| mask | 2.00 (1.00) | - |")
     assert "| plain | keras-jax | 2.50 | 2.50 | 2.50 to 2.50 | 250.0 | 3,200 |" in tables.figures(results)
@@ -214,13 +214,13 @@ def test_tables() -> None:
 
 
 def test_pictures(tmp_path: Path) -> None:
-    results = [row(replace(TINY, steps=steps), fused=steps, scan=1, torch=2 * steps) for steps in (40, 10, 20)]
+    results = [row(replace(TINY, steps=steps), flax_rnn=steps, scan=1, torch=2 * steps) for steps in (40, 10, 20)]
     assert plots.best_peer(results[0]) == ("torch", 2.0), "scan is ours"
-    assert plots.best_peer(row(TINY, fused=1, scan=2)) is None
+    assert plots.best_peer(row(TINY, flax_rnn=1, scan=2)) is None
     (series,) = plots.sweeps(results)["steps"].values()
     assert [found["case"]["steps"] for found in series] == [10, 20, 40]
     assert plots.sweeps(results[:2]) == {}
-    widths = [row(replace(TINY, features=n, units=n), fused=1) for n in (8, 16, 32)]
+    widths = [row(replace(TINY, features=n, units=n), flax_rnn=1) for n in (8, 16, 32)]
     assert [*plots.sweeps(widths)] == ["units"]
     plots.plot([*results, *widths], "a device", tmp_path / "layers")
     assert {path.name for path in tmp_path.iterdir()} == {
