@@ -29,9 +29,9 @@ def choose(
     * ``"native"`` is a compiled kernel for whole sequences, on CPUs; see ``flax_rnn.native.layer``.
     * ``"auto"`` is the last of these that can be had.
 
-    The choice is made while jax traces, for the default backend: what is exported for another platform than that, as
-    with ``jax.export``, has to ask for ``"fused"``. Batches that are sharded without a mesh in sight are gathered for a
-    native kernel.
+    The choice is made while jax traces, for the default backend. What is to leave the process, as with ``jax.export``,
+    has to ask for ``"fused"``, since kernels do not travel. Batches that are sharded without a mesh in sight are
+    gathered for a native kernel.
 
     Args:
       cell: the cell; of a stack, each cell is asked for by itself.

@@ -296,6 +296,9 @@ def test_what_it_refuses() -> None:
         )
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda x: flax_rnn.rnn(cell, weights, x, implementation="native"), (x,), (x,))
+    dropped = flax_rnn.DropoutMasks(None, (jnp.ones((2, 4)),) * 3)
+    with pytest.raises(ValueError, match="dropout_masks: expected 1 or 4 masks in recurrent, got 3"):
+        flax_rnn.rnn(cell, weights, x, dropout_masks=dropped, implementation="native")
     dropped = flax_rnn.DropoutMasks((jnp.ones((3, 5)),), None)
     with pytest.raises(ValueError, match=r"broadcast"):
         flax_rnn.rnn(cell, weights, x, dropout_masks=dropped, implementation="native")
@@ -342,6 +345,20 @@ def test_without_kernels_and_on_other_platforms_it_is_xla(monkeypatch: pytest.Mo
     monkeypatch.undo()
     monkeypatch.setattr(implementation.jax, "default_backend", lambda: "gpu")
     assert flax_rnn.choose(cell).implementation == "fused"
+
+
+def test_what_is_exported_has_to_ask_for_xla() -> None:
+    cell = flax_rnn.LSTMCell(4)
+    weights, x = narrow(problem(cell, 2, 3, 5)[:2])
+
+    def exported(how: str) -> Any:
+        function = jax.jit(lambda w, x: flax_rnn.rnn(cell, w, x, implementation=how))
+        return jax.export.export(function)(weights, x)
+
+    with pytest.raises(ValueError, match="flax_rnn_forward"):
+        exported("auto")
+    outputs = exported("fused").call(weights, x)
+    np.testing.assert_allclose(outputs, flax_rnn.rnn(cell, weights, x), atol=1e-6)
 
 
 BUILD = """

@@ -88,8 +88,8 @@ def forward(
 def backward(
     cell: Any, recurrent_kernel: jax.Array, masks: Any, carry: Any, saved: Saved, mask: Any, reverse: bool,
     d_carry: Any, d_outputs: jax.Array | None,
-) -> tuple[jax.Array, jax.Array, Any]:  # fmt: skip
-    """The gradients of all sums of products ``(B, T, g H)``, their total ``(g H,)``, and that of the initial carry.
+) -> tuple[jax.Array, Any]:  # fmt: skip
+    """The gradients of all sums of products ``(B, T, g H)``, and that of the initial carry.
 
     The sums are those of the gates; of a GRU that resets after the product they are those of z, r, and n, and of the
     state's part of n. ``saved`` is used up: the gradients take the place of the gates.
@@ -97,12 +97,12 @@ def backward(
     h0, c0 = _parts(cell, carry)
     gates = saved.gates.shape[-1] > 0
     d_sums_shape = (saved.gates if gates else saved.outputs).shape
-    d_sums, total, d_h0, d_c0 = _call(
-        library.BACKWARD, cell, [d_sums_shape, d_sums_shape[-1:], h0.shape, c0.shape],
+    d_sums, d_h0, d_c0 = _call(
+        library.BACKWARD, cell, [d_sums_shape, h0.shape, c0.shape],
         *saved, recurrent_kernel, h0, c0, _or_empty(mask, 2, bool), _stacked(masks and masks.recurrent),
         *_parts(cell, d_carry), _or_empty(d_outputs, 3), aliases={1: 0} if gates else None, **_options(cell, reverse),
     )  # fmt: skip
-    return d_sums, total, _whole(carry, d_h0, d_c0)
+    return d_sums, _whole(carry, d_h0, d_c0)
 
 
 def inputs_gradient(cell: Any, d_sums: jax.Array, kernel: jax.Array, masks: Any) -> jax.Array:
@@ -113,11 +113,11 @@ def inputs_gradient(cell: Any, d_sums: jax.Array, kernel: jax.Array, masks: Any)
 
 def weights_gradient(
     cell: Any, d_sums: jax.Array, x: jax.Array, saved: Saved, carry: Any, mask: Any, masks: Any, reverse: bool
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of ``kernel`` and ``recurrent_kernel``."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of ``kernel`` and ``recurrent_kernel``, and that of ``bias`` in the order of the sums."""
     columns = cell.num_gates * cell.units
     return _call(
-        library.WEIGHTS_GRADIENT, cell, [(x.shape[-1], columns), (cell.units, columns)],
+        library.WEIGHTS_GRADIENT, cell, [(x.shape[-1], columns), (cell.units, columns), d_sums.shape[-1:]],
         d_sums, x, saved.outputs, saved.extra, _parts(cell, carry)[0], _or_empty(mask, 2, bool),
         *map(_stacked, masks or (None, None)),
         reverse=reverse,

@@ -49,7 +49,10 @@ def evaluate(
     cell: Any = loop.cell
     batch, features = x.shape[1:]
     if masks is not None:
-        masks = DropoutMasks(_wide(masks.inputs, batch, features), _wide(masks.recurrent, batch, cell.units))
+        masks = DropoutMasks(
+            _wide("inputs", masks.inputs, cell.num_gates, (batch, features)),
+            _wide("recurrent", masks.recurrent, cell.num_gates, (batch, cell.units)),
+        )
     # Batch first, so that this and the transposition of whoever has such inputs are none.
     arrays = Arrays(params, masks, carry, x.swapaxes(0, 1), None if mask is None else mask.T)
     result: Any = _layer(Setting(loop, from_zeros), arrays)
@@ -104,12 +107,12 @@ def _gradients(setting: Setting, arrays: Arrays, saved: Saved, cotangents: Any) 
     _, pull = jax.vjp(lambda last, states: _outputs(setting, last, states, arrays.mask), d_last, saved.outputs)
     d_last_too, d_states = pull(d_outputs)
     weights, pull = jax.vjp(lambda params: _plain(cell, params), arrays.params)
-    d_sums, d_bias, d_carry = kernels.backward(
+    d_sums, d_carry = kernels.backward(
         cell, weights["recurrent_kernel"], arrays.masks, arrays.carry, saved, arrays.mask, loop.reverse,
         jax.tree.map(jnp.add, d_last, d_last_too), d_states if loop.return_sequences else None,
     )  # fmt: skip
     d_x = kernels.inputs_gradient(cell, d_sums, weights["kernel"], arrays.masks)
-    d_kernel, d_recurrent = kernels.weights_gradient(
+    d_kernel, d_recurrent, d_bias = kernels.weights_gradient(
         cell, d_sums, x, saved, arrays.carry, arrays.mask, arrays.masks, loop.reverse
     )
     (d_params,) = pull({"kernel": d_kernel, "recurrent_kernel": d_recurrent, "bias": d_bias})
@@ -124,7 +127,7 @@ def _masks_gradients(loop: Loop, weights: Any, arrays: Arrays, saved: Saved, d_s
     states = [saved.outputs[:, 1:], h0] if loop.reverse else [h0, saved.outputs[:, :-1]]
     before = [jnp.concatenate(states, 1)] * cell.num_gates
     if kernels.kind(cell) == "gru_reset_before":
-        before[-1] = saved.extra
+        before[-1] = _used(arrays._replace(x=saved.extra))
     blocks = jnp.split(d_sums, d_sums.shape[-1] // cell.units, -1)
 
     def gradients(masks: Any, operands: Any, kernel: jax.Array, blocks: Any) -> Any:
@@ -186,9 +189,13 @@ def _kernel(loop: Loop, arrays: Arrays, keep: bool) -> tuple[Carry, Saved]:
     )
 
 
-def _wide(masks: Any, batch: int, size: int) -> Any:
-    """Dropout masks ``(batch, size)``, from what may be broadcast to that."""
-    return masks and tuple(jnp.broadcast_to(mask, (batch, size)) for mask in masks)
+def _wide(name: str, masks: Any, gates: int, shape: tuple[int, int]) -> Any:
+    """Dropout masks of this shape, from what may be broadcast to it; one, or one for each gate."""
+    if not masks:
+        return None
+    if len(masks) not in (1, gates):
+        raise ValueError(f"dropout_masks: expected 1 or {gates} masks in {name}, got {len(masks)}")
+    return tuple(jnp.broadcast_to(mask, shape) for mask in masks)
 
 
 def _plain(cell: Any, params: Params) -> dict[str, jax.Array]:

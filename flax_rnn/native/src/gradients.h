@@ -59,69 +59,77 @@ struct Rows {
   }
 };
 
-// The gradient (size, columns * H) of a weight, rows^T @ sums: `rows` has one entry for each gate, `from` says which
-// gate of the `total` in the sums belongs to it.
+// One of the weights: for each gate its rows, and which gate of the sums belongs to it; and its gradient (N, columns *
+// H).
+struct Weight {
+  std::vector<Rows> rows;
+  std::vector<int> from;
+  float* gradient;
+};
+
+// The gradients of weights, rows^T @ sums, and of the bias, the total of the sums (B, T, total * H).
 //
 // Steps are taken kSteps at a time, packed so that tiles read them in order; masks and the shift by a step are dealt
-// with there.
-class WeightGradient {
+// with there. The sums are read once for all weights.
+class WeightsGradients {
  public:
-  WeightGradient(const Layer& layer, std::vector<Rows> rows, std::vector<int> from, int total, const float* sums,
-                 float* gradient)
-      : layer_(layer),
-        rows_(std::move(rows)),
-        from_(std::move(from)),
-        total_(total),
-        sums_(sums),
-        gradient_(gradient) {}
+  WeightsGradients(const Layer& layer, std::vector<Weight> weights, int total, const float* sums, float* bias)
+      : layer_(layer), weights_(std::move(weights)), total_(total), sums_(sums), bias_(bias) {}
 
-  // Into how many parts this is divided for so many threads: of its rows first, as each part packs its own, and of its
-  // columns where there are not rows enough.
-  int64_t parts(int64_t threads) const { return RowParts(threads) * ColumnParts(threads); }
+  // Into how many parts this is divided for so many threads: of its columns first, since the sums are the largest, and
+  // of its rows where there are not columns enough.
+  int64_t parts(int64_t threads) const { return ColumnParts(threads) * RowParts(threads); }
 
   void Compute(int64_t part, int64_t threads) const {
-    const int64_t row = part % RowParts(threads), column = part / RowParts(threads), size = rows_[0].size;
-    Compute(size * row / RowParts(threads), size * (row + 1) / RowParts(threads),
-            Blocks() * column / ColumnParts(threads), Blocks() * (column + 1) / ColumnParts(threads));
-  }
-
- private:
-  static constexpr int64_t kSteps = 128;  // whose panel fits into the first cache
-
-  // Wide tiles.
-  int64_t BlocksOfGate() const { return (layer_.units + kWide * kLanes - 1) / (kWide * kLanes); }
-  int64_t Blocks() const { return rows_.size() * BlocksOfGate(); }
-
-  int64_t RowParts(int64_t threads) const { return std::min(threads, rows_[0].size / 64 + 1); }
-  int64_t ColumnParts(int64_t threads) const {
-    return std::min(Blocks(), (threads + RowParts(threads) - 1) / RowParts(threads));
-  }
-
-  // Rows `first` to `last` of the gradient, of some blocks of its columns.
-  void Compute(int64_t first, int64_t last, int64_t first_block, int64_t last_block) const {
-    const int64_t tiles = (last - first + kRows - 1) / kRows, steps = layer_.batch * layer_.steps;
-    std::vector<float> operand(tiles * kSteps * kRows), panel(kSteps * kWide * kLanes);
+    const int64_t columns = ColumnParts(threads), column = part % columns, row = part / columns;
+    const int64_t first_block = Blocks() * column / columns, last_block = Blocks() * (column + 1) / columns;
+    std::vector<std::vector<float>> operands(weights_.size());
+    std::vector<float> panel(kSteps * kSize);
+    const int64_t steps = layer_.batch * layer_.steps;
     for (int64_t step = 0; step < steps; step += kSteps) {
       const int64_t count = std::min(kSteps, steps - step);
-      const Rows* packed = nullptr;
+      std::vector<const Rows*> packed(weights_.size());
       for (int64_t block = first_block; block < last_block; ++block) {
-        const Rows& rows = rows_[block / BlocksOfGate()];
-        if (packed == nullptr || rows != *packed) PackOperand(rows, first, last, step, count, operand);
-        packed = &rows;
-        PackSums(block, step, count, panel);
-        for (int64_t tile = 0; tile < tiles; ++tile) {
-          Vector products[kRows][kWide] = {};
-          const float* const at = &operand[tile * kSteps * kRows];
-          Multiply<true>(products, &at, {1, kRows}, count, panel.data());
-          Write(products, first + tile * kRows, std::min(last - first - tile * kRows, int64_t{kRows}), block, step > 0);
+        int packed_from = -1;
+        for (size_t index = 0; index < weights_.size(); ++index) {
+          const Weight& weight = weights_[index];
+          const Rows& rows = weight.rows[block / BlocksOfGate()];
+          const int64_t first = rows.size * row / RowParts(threads), last = rows.size * (row + 1) / RowParts(threads);
+          if (packed[index] == nullptr || rows != *packed[index])
+            PackOperand(rows, first, last, step, count, operands[index]);
+          packed[index] = &rows;
+          const int from = weight.from[block / BlocksOfGate()];
+          if (from != packed_from) {
+            PackSums(from, block, step, count, panel);
+            if (row == 0) AddToBias(from, block, count, panel, step > 0);
+          }
+          packed_from = from;
+          for (int64_t tile = first; tile < last; tile += kRows) {
+            Vector products[kRows][kWide] = {};
+            const float* const operand = &operands[index][(tile - first) * kSteps];
+            Multiply<true>(products, &operand, {1, kRows}, count, panel.data());
+            Write(products, weight, tile, std::min<int64_t>(kRows, last - tile), block, step > 0);
+          }
         }
       }
     }
   }
 
+ private:
+  static constexpr int64_t kSteps = 128;  // whose panel fits into the first cache
+  static constexpr int64_t kSize = kWide * kLanes;
+
+  int64_t Columns() const { return weights_[0].rows.size(); }
+  int64_t BlocksOfGate() const { return (layer_.units + kSize - 1) / kSize; }
+  int64_t Blocks() const { return Columns() * BlocksOfGate(); }
+  int64_t ColumnParts(int64_t threads) const { return std::min(threads, Blocks()); }
+  int64_t RowParts(int64_t threads) const { return (threads + ColumnParts(threads) - 1) / ColumnParts(threads); }
+  int64_t UnitOf(int64_t block) const { return block % BlocksOfGate() * kSize; }
+
   void PackOperand(const Rows& rows, int64_t first, int64_t last, int64_t step, int64_t count,
                    std::vector<float>& operand) const {
     const int64_t start = layer_.reverse ? layer_.steps - 1 : 0, earlier = layer_.reverse ? rows.size : -rows.size;
+    operand.resize((last - first + kRows - 1) / kRows * kRows * kSteps);
     for (int64_t k = 0; k < count; ++k) {
       const int64_t place = step + k, b = place / layer_.steps;
       const float* from = rows.values + place * rows.size;
@@ -141,34 +149,42 @@ class WeightGradient {
     }
   }
 
-  void PackSums(int64_t block, int64_t step, int64_t count, std::vector<float>& panel) const {
-    const int64_t gate = block / BlocksOfGate(), wide = block % BlocksOfGate() * kWide * kLanes;
+  void PackSums(int from, int64_t block, int64_t step, int64_t count, std::vector<float>& panel) const {
     const int64_t units = layer_.units;
-    const float* const from = sums_ + (step * total_ + from_[gate]) * units;
     for (int64_t k = 0; k < count; ++k)
-      for (int n = 0; n < kWide && wide + n * kLanes < units; ++n) {
-        const int64_t unit = wide + n * kLanes;
-        Store(&panel[(k * kWide + n) * kLanes], Load(from + k * total_ * units + unit, units - unit));
+      for (int n = 0; n < kWide && UnitOf(block) + n * kLanes < units; ++n) {
+        const int64_t unit = UnitOf(block) + n * kLanes;
+        Store(&panel[k * kSize + n * kLanes], Load(sums_ + ((step + k) * total_ + from) * units + unit, units - unit));
       }
   }
 
-  void Write(const Vector (&products)[kRows][kWide], int64_t first, int64_t count, int64_t block, bool add) const {
-    const int64_t gate = block / BlocksOfGate(), wide = block % BlocksOfGate() * kWide * kLanes;
-    const int64_t units = layer_.units, columns = rows_.size();
-    for (int64_t r = 0; r < count; ++r)
-      for (int n = 0; n < kWide && wide + n * kLanes < units; ++n) {
-        const int64_t unit = wide + n * kLanes, lanes = units - unit;
-        float* const to = gradient_ + ((first + r) * columns + gate) * units + unit;
-        Store(to, add ? Load(to, lanes) + products[r][n] : products[r][n], lanes);
-      }
+  void AddToBias(int from, int64_t block, int64_t count, const std::vector<float>& panel, bool add) const {
+    Vector totals[kWide] = {};
+    for (int64_t k = 0; k < count; ++k)
+      for (int n = 0; n < kWide; ++n) totals[n] += Load(&panel[k * kSize + n * kLanes]);
+    WriteRow(totals, bias_ + from * layer_.units, block, add);
+  }
+
+  void Write(const Vector (&products)[kRows][kWide], const Weight& weight, int64_t first, int64_t count, int64_t block,
+             bool add) const {
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t place = (first + r) * Columns() + block / BlocksOfGate();
+      WriteRow(products[r], weight.gradient + place * layer_.units, block, add);
+    }
+  }
+
+  void WriteRow(const Vector (&values)[kWide], float* to, int64_t block, bool add) const {
+    for (int n = 0; n < kWide && UnitOf(block) + n * kLanes < layer_.units; ++n) {
+      const int64_t unit = UnitOf(block) + n * kLanes, lanes = layer_.units - unit;
+      Store(to + unit, add ? Load(to + unit, lanes) + values[n] : values[n], lanes);
+    }
   }
 
   const Layer& layer_;
-  const std::vector<Rows> rows_;
-  const std::vector<int> from_;
+  const std::vector<Weight> weights_;
   const int total_;
   const float* const sums_;
-  float* const gradient_;
+  float* const bias_;
 };
 
 }  // namespace flax_rnn

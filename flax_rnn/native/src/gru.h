@@ -49,7 +49,7 @@ struct Gru {
   }
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
-                       int64_t first, int64_t last, std::vector<float>& total) {
+                       int64_t first, int64_t last) {
     const int64_t units = layer.units, rows = last - first, before = layer.reverse ? units : -units;
     std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_sums(rows * 3 * units);
     for (int64_t step = layer.steps - 1; step >= 0; --step) {
@@ -58,8 +58,8 @@ struct Gru {
         const float* const h_before =
             step > 0 ? arrays.outputs + place * units + before : arrays.h0 + (first + row) * units;
         for (int64_t unit = 0; unit < units; unit += kLanes)
-          Differentiate(layer, arrays, place, unit, h_before, &d_h[row * units + unit], &d_sums[row * 3 * units + unit],
-                        total);
+          Differentiate(layer, arrays, place, unit, h_before, &d_h[row * units + unit],
+                        &d_sums[row * 3 * units + unit]);
       }
       MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 3, 3}, d_sums.data(), first, rows, 1, d_h.data());
     }
@@ -85,7 +85,7 @@ struct Gru {
   }
 
   static void Differentiate(const Layer& layer, const BackwardArrays& arrays, int64_t place, int64_t unit,
-                            const float* h_before, float* d_h, float* d_recurrent, std::vector<float>& total) {
+                            const float* h_before, float* d_h, float* d_recurrent) {
     const int64_t units = layer.units, lanes = units - unit;
     const float* const gates = arrays.gates + place * 4 * units + unit;
     Vector d = Load(d_h, lanes), d_z = {}, d_r = {}, d_n = {}, d_state = {};
@@ -103,7 +103,7 @@ struct Gru {
     Store(d_recurrent + units, d_r, lanes);
     Store(d_recurrent + 2 * units, d_state, lanes);
     const Vector d_sums[4] = {d_z, d_r, d_n, d_state};
-    for (int k = 0; k < 4; ++k) Emit(layer, arrays, total, 4, k, place, unit, d_sums[k]);
+    for (int k = 0; k < 4; ++k) Store(arrays.d_sums + (place * 4 + k) * units + unit, d_sums[k], lanes);
   }
 };
 

@@ -71,7 +71,7 @@ struct GruResetBefore {
   }
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
-                       int64_t first, int64_t last, std::vector<float>& total) {
+                       int64_t first, int64_t last) {
     const int64_t units = layer.units, rows = last - first, before = layer.reverse ? units : -units;
     std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_reset(rows * units), d_sums(rows * 3 * units);
     for (int64_t step = layer.steps - 1; step >= 0; --step) {
@@ -82,7 +82,7 @@ struct GruResetBefore {
               step > 0 ? arrays.outputs + place * units + before : arrays.h0 + (first + row) * units;
           for (int64_t unit = 0; unit < units; unit += kLanes)
             function(layer, arrays, place, unit, h_before, &d_h[row * units + unit], &d_reset[row * units + unit],
-                     &d_sums[row * 3 * units + unit], total);
+                     &d_sums[row * 3 * units + unit]);
         }
       };
       for_units(DifferentiateOutput);
@@ -108,8 +108,7 @@ struct GruResetBefore {
 
   // From h' to z and n.
   static void DifferentiateOutput(const Layer& layer, const BackwardArrays& arrays, int64_t place, int64_t unit,
-                                  const float* h_before, float* d_h, float* d_reset, float* d_sums,
-                                  std::vector<float>&) {
+                                  const float* h_before, float* d_h, float* d_reset, float* d_sums) {
     const int64_t units = layer.units, lanes = units - unit;
     const float* const gates = arrays.gates + place * 3 * units + unit;
     Vector d = Load(d_h, lanes), d_z = {}, d_n = {};
@@ -128,8 +127,7 @@ struct GruResetBefore {
 
   // From r * h to r and h.
   static void DifferentiateReset(const Layer& layer, const BackwardArrays& arrays, int64_t place, int64_t unit,
-                                 const float* h_before, float* d_h, float* d_reset, float* d_sums,
-                                 std::vector<float>& total) {
+                                 const float* h_before, float* d_h, float* d_reset, float* d_sums) {
     const int64_t units = layer.units, lanes = units - unit;
     const float* const gates = arrays.gates + place * 3 * units + unit;
     Vector d_r = {};
@@ -139,7 +137,8 @@ struct GruResetBefore {
       Store(d_h, Load(d_h, lanes) + d * r, lanes);
     }
     Store(d_sums + units, d_r, lanes);
-    for (int k = 0; k < 3; ++k) Emit(layer, arrays, total, 3, k, place, unit, Load(d_sums + k * units, lanes));
+    for (int k = 0; k < 3; ++k)
+      Store(arrays.d_sums + (place * 3 + k) * units + unit, Load(d_sums + k * units, lanes), lanes);
   }
 };
 

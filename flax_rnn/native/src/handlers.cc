@@ -19,7 +19,6 @@ using Result = ffi::Result<Floats>;
 
 const float* Data(const Floats& array) { return array.element_count() > 0 ? array.typed_data() : nullptr; }
 float* Data(Result& array) { return array->element_count() > 0 ? array->typed_data() : nullptr; }
-
 const bool* Data(const Booleans& array) { return array.element_count() > 0 ? array.typed_data() : nullptr; }
 
 Layer Describe(const Floats& sequence, const Floats& h0, const bool* mask, int64_t activation, int64_t gate,
@@ -42,22 +41,15 @@ void Forward(ffi::ThreadPool& pool, const Layer& layer, const Floats& kernel, co
       if (panel < matrix.count()) matrix.Pack(panel);
   };
   ForRows(pool, panels[0].count(), pack, layer.batch,
-          [&](int64_t, int64_t first, int64_t last) { Cell::Forward(layer, panels, arrays, first, last); });
+          [&](int64_t first, int64_t last) { Cell::Forward(layer, panels, arrays, first, last); });
 }
 
 template <typename Cell>
-void Backward(ffi::ThreadPool& pool, const Layer& layer, const Floats& recurrent, const BackwardArrays& arrays,
-              Result& total) {
+void Backward(ffi::ThreadPool& pool, const Layer& layer, const Floats& recurrent, const BackwardArrays& arrays) {
   TransposedPanels panels(recurrent.typed_data(), layer.units, recurrent.dimensions()[1], layer.units);
-  std::vector<std::vector<float>> totals(Parts(pool, layer.batch), std::vector<float>(total->element_count()));
   ForRows(
       pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, layer.batch,
-      [&](int64_t part, int64_t first, int64_t last) {
-        Cell::Backward(layer, panels, arrays, first, last, totals[part]);
-      });
-  std::fill_n(total->typed_data(), total->element_count(), 0.0f);
-  for (const std::vector<float>& part : totals)  // in this order, whichever was finished first
-    for (size_t k = 0; k < part.size(); ++k) total->typed_data()[k] += part[k];
+      [&](int64_t first, int64_t last) { Cell::Backward(layer, panels, arrays, first, last); });
 }
 
 // In the order of flax_rnn.native.kernels.CELLS.
@@ -91,23 +83,23 @@ ffi::Error RunForward(ffi::ThreadPool pool, int64_t cell, int64_t activation, in
 ffi::Error RunBackward(ffi::ThreadPool pool, int64_t cell, int64_t activation, int64_t gate, bool reverse,
                        Floats outputs, Floats gates, Floats extra, Floats recurrent, Floats h0, Floats c0,
                        Booleans mask, Floats recurrent_masks, Floats d_h, Floats d_c, Floats d_outputs, Result d_sums,
-                       Result total, Result d_h0, Result d_c0) {
+                       Result d_h0, Result d_c0) {
   Layer layer = Describe(outputs, h0, Data(mask), activation, gate, reverse);
   layer.recurrent_masks = Masks(recurrent_masks, layer.batch);
   const BackwardArrays arrays{Data(outputs), Data(gates),     Data(extra),  Data(h0),   Data(c0),  Data(d_h),
                               Data(d_c),     Data(d_outputs), Data(d_sums), Data(d_h0), Data(d_c0)};
   switch (Kind(cell)) {
     case Kind::kLstm:
-      Backward<Lstm>(pool, layer, recurrent, arrays, total);
+      Backward<Lstm>(pool, layer, recurrent, arrays);
       break;
     case Kind::kGru:
-      Backward<Gru>(pool, layer, recurrent, arrays, total);
+      Backward<Gru>(pool, layer, recurrent, arrays);
       break;
     case Kind::kGruResetBefore:
-      Backward<GruResetBefore>(pool, layer, recurrent, arrays, total);
+      Backward<GruResetBefore>(pool, layer, recurrent, arrays);
       break;
     case Kind::kSimpleRnn:
-      Backward<SimpleRnn>(pool, layer, recurrent, arrays, total);
+      Backward<SimpleRnn>(pool, layer, recurrent, arrays);
       break;
   }
   return ffi::Error::Success();
@@ -141,7 +133,7 @@ ffi::Error RunInputsGradient(ffi::ThreadPool pool, int64_t cell, Floats d_sums, 
   TransposedPanels panels(kernel.typed_data(), features, columns.weights * units, units);
   ForRows(
       pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, batch * steps,
-      [&](int64_t, int64_t first, int64_t last) {
+      [&](int64_t first, int64_t last) {
         MultiplyTransposed<false>(panels, Masks(masks, batch), {0, columns.weights, columns.sums},
                                   d_sums.typed_data() + first * columns.sums * units, first, last - first, steps,
                                   d_x->typed_data() + first * features);
@@ -151,35 +143,28 @@ ffi::Error RunInputsGradient(ffi::ThreadPool pool, int64_t cell, Floats d_sums, 
 
 ffi::Error RunWeightsGradient(ffi::ThreadPool pool, int64_t cell, bool reverse, Floats d_sums, Floats x, Floats outputs,
                               Floats extra, Floats h0, Booleans mask, Floats input_masks, Floats recurrent_masks,
-                              Result d_kernel, Result d_recurrent) {
+                              Result d_kernel, Result d_recurrent, Result d_bias) {
+  for (Result* result : {&d_kernel, &d_recurrent, &d_bias})  // for a batch without sequences
+    std::fill_n((*result)->typed_data(), (*result)->element_count(), 0.0f);
   Layer layer = Describe(x, h0, Data(mask), 0, 0, reverse);
   layer.input_masks = Masks(input_masks, layer.batch);
   layer.recurrent_masks = Masks(recurrent_masks, layer.batch);
   const Columns columns = ColumnsOf(cell);
-  if (layer.batch == 0) {
-    std::fill_n(d_kernel->typed_data(), d_kernel->element_count(), 0.0f);
-    std::fill_n(d_recurrent->typed_data(), d_recurrent->element_count(), 0.0f);
-    return ffi::Error::Success();
-  }
-  std::vector<Rows> inputs, states;
-  std::vector<int> input_sums, state_sums;
+  Weight inputs{{}, {}, Data(d_kernel)}, states{{}, {}, Data(d_recurrent)};
   for (int gate = 0; gate < columns.weights; ++gate) {
-    inputs.push_back({Data(x), nullptr, layer.input_masks.Of(gate, layer.features), layer.features});
-    states.push_back({Data(outputs), Data(h0), layer.recurrent_masks.Of(gate, layer.units), layer.units});
-    input_sums.push_back(gate);
-    state_sums.push_back(gate);
+    inputs.rows.push_back({Data(x), nullptr, layer.input_masks.Of(gate, layer.features), layer.features});
+    states.rows.push_back({Data(outputs), Data(h0), layer.recurrent_masks.Of(gate, layer.units), layer.units});
+    inputs.from.push_back(gate);
+    states.from.push_back(gate);
   }
-  state_sums.back() = columns.sums - 1;
+  states.from.back() = columns.sums - 1;
   if (Kind(cell) == Kind::kGruResetBefore) {
-    states.back().values = Data(extra);
-    states.back().before = nullptr;
+    states.rows.back().values = Data(extra);
+    states.rows.back().before = nullptr;
   }
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const WeightGradient of_kernel(layer, inputs, input_sums, columns.sums, Data(d_sums), Data(d_kernel));
-  const WeightGradient of_recurrent(layer, states, state_sums, columns.sums, Data(d_sums), Data(d_recurrent));
-  ForEach(
-      pool, of_kernel.parts(threads), [&](int64_t part) { of_kernel.Compute(part, threads); },
-      of_recurrent.parts(threads), [&](int64_t part) { of_recurrent.Compute(part, threads); });
+  const WeightsGradients gradients(layer, {inputs, states}, columns.sums, Data(d_sums), Data(d_bias));
+  ForEach(pool, 0, [](int64_t) {}, gradients.parts(threads), [&](int64_t part) { gradients.Compute(part, threads); });
   return ffi::Error::Success();
 }
 
@@ -225,7 +210,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(FlaxRnnBackward, RunBackward,
                                   .Arg<Floats>()    // d_c
                                   .Arg<Floats>()    // d_outputs
                                   .Ret<Floats>()    // d_sums
-                                  .Ret<Floats>()    // total
                                   .Ret<Floats>()    // d_h0
                                   .Ret<Floats>());  // d_c0
 
@@ -252,14 +236,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(FlaxRnnWeightsGradient, RunWeightsGradient,
                                   .Arg<Floats>()    // input_masks
                                   .Arg<Floats>()    // recurrent_masks
                                   .Ret<Floats>()    // d_kernel
-                                  .Ret<Floats>());  // d_recurrent
+                                  .Ret<Floats>()    // d_recurrent
+                                  .Ret<Floats>());  // d_bias
 
 // Whether the processor has the instructions that this was compiled for.
 extern "C" bool FlaxRnnSupported() {
 #if defined(__AVX512F__)
-  return __builtin_cpu_supports("x86-64-v4");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #elif defined(__AVX2__)
-  return __builtin_cpu_supports("x86-64-v3");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #else
   return true;
 #endif

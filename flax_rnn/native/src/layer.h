@@ -53,16 +53,7 @@ struct BackwardArrays {
   float *d_h0, *d_c0;                    // (B, H)
 };
 
-// Hands out the gradient of a unit's sum of gate `n` of `gates`, and adds it to the `total` of all steps and rows.
-inline void Emit(const Layer& layer, const BackwardArrays& arrays, std::vector<float>& total, int gates, int n,
-                 int64_t place, int64_t unit, Vector value) {
-  const int64_t units = layer.units, lanes = units - unit;
-  float* const sum = &total[n * units + unit];
-  Store(sum, Load(sum, lanes) + value, lanes);
-  Store(arrays.d_sums + (place * gates + n) * units + unit, value, lanes);
-}
-
-// `rows` rows of N numbers from row `first` of an array (B, N) on.
+// Rows `first` to `last` of an array (B, size).
 inline std::vector<float> CopyRows(const float* array, int64_t first, int64_t last, int64_t size) {
   return std::vector<float>(array + first * size, array + last * size);
 }

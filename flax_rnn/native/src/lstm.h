@@ -45,7 +45,7 @@ struct Lstm {
   }
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
-                       int64_t first, int64_t last, std::vector<float>& total) {
+                       int64_t first, int64_t last) {
     const int64_t units = layer.units, rows = last - first, before = layer.reverse ? units : -units;
     std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_c = CopyRows(arrays.d_c, first, last, units);
     std::vector<float> d_sums(rows * 4 * units);
@@ -56,7 +56,7 @@ struct Lstm {
             step > 0 ? arrays.extra + place * units + before : arrays.c0 + (first + row) * units;
         for (int64_t unit = 0; unit < units; unit += kLanes)
           Differentiate(layer, arrays, place, unit, c_before, &d_h[row * units + unit], &d_c[row * units + unit],
-                        &d_sums[row * 4 * units + unit], total);
+                        &d_sums[row * 4 * units + unit]);
       }
       MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 4, 4}, d_sums.data(), first, rows, 1, d_h.data());
     }
@@ -89,7 +89,7 @@ struct Lstm {
   }
 
   static void Differentiate(const Layer& layer, const BackwardArrays& arrays, int64_t place, int64_t unit,
-                            const float* c_before, float* d_h, float* d_c, float* d_sums, std::vector<float>& total) {
+                            const float* c_before, float* d_h, float* d_c, float* d_sums) {
     const int64_t units = layer.units, lanes = units - unit;
     const float* const gates = arrays.gates + place * 4 * units + unit;
     Vector d = Load(d_h, lanes), d_gates[4] = {};
@@ -109,7 +109,7 @@ struct Lstm {
     Store(d_h, d, lanes);
     for (int n = 0; n < 4; ++n) {
       Store(d_sums + n * units, d_gates[n], lanes);
-      Emit(layer, arrays, total, 4, n, place, unit, d_gates[n]);
+      Store(arrays.d_sums + (place * 4 + n) * units + unit, d_gates[n], lanes);
     }
   }
 };

@@ -46,7 +46,7 @@ struct SimpleRnn {
   }
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
-                       int64_t first, int64_t last, std::vector<float>& total) {
+                       int64_t first, int64_t last) {
     const int64_t units = layer.units, rows = last - first;
     std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_sums(rows * units);
     for (int64_t step = layer.steps - 1; step >= 0; --step) {
@@ -61,7 +61,7 @@ struct SimpleRnn {
           const Vector d_sum = masked ? Vector{} : d * Slope(layer.activation, y);
           Store(&d_h[at], masked ? d : Vector{}, lanes);
           Store(&d_sums[at], d_sum, lanes);
-          Emit(layer, arrays, total, 1, 0, place, unit, d_sum);
+          Store(arrays.d_sums + place * units + unit, d_sum, lanes);
         }
       }
       MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 1, 1}, d_sums.data(), first, rows, 1, d_h.data());

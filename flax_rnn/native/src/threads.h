@@ -51,17 +51,11 @@ void ForEach(xla::ffi::ThreadPool& pool, int64_t firsts, const First& first, int
   shared->done.wait(lock, [&] { return shared->finished.load() == count; });
 }
 
-// Into how many parts a batch is divided: one for each thread, if there are rows enough.
-inline int64_t Parts(const xla::ffi::ThreadPool& pool, int64_t batch) {
-  return std::max<int64_t>(1, std::min(batch, pool.num_threads()));
-}
-
-// Once the `panels` panels are packed, function(part, first row, last row).
+// Once the `panels` panels are packed, function(first, last) for about as many rows for each thread.
 template <typename Pack, typename F>
-void ForRows(xla::ffi::ThreadPool& pool, int64_t panels, const Pack& pack, int64_t batch, const F& function) {
-  const int64_t parts = Parts(pool, batch);
-  ForEach(pool, panels, pack, parts,
-          [&](int64_t part) { function(part, batch * part / parts, batch * (part + 1) / parts); });
+void ForRows(xla::ffi::ThreadPool& pool, int64_t panels, const Pack& pack, int64_t rows, const F& function) {
+  const int64_t parts = std::max<int64_t>(1, std::min(rows, pool.num_threads()));
+  ForEach(pool, panels, pack, parts, [&](int64_t part) { function(rows * part / parts, rows * (part + 1) / parts); });
 }
 
 }  // namespace flax_rnn
