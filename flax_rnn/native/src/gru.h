@@ -5,7 +5,7 @@
 #ifndef FLAX_RNN_GRU_H_
 #define FLAX_RNN_GRU_H_
 
-#include "gradients.h"
+#include "steps.h"
 
 namespace flax_rnn {
 
@@ -18,15 +18,10 @@ struct Gru {
 
   static void Forward(const Layer& layer, const std::vector<Panels>& panels, const ForwardArrays& arrays, int64_t first,
                       int64_t last) {
-    const int64_t units = layer.units, rows = last - first;
-    Operand<3> inputs(layer.input_masks, rows, layer.features), state(layer.recurrent_masks, rows, units);
-    std::vector<float> h = CopyRows(arrays.h0, first, last, units), next = h;
-    for (int64_t step = 0; step < layer.steps; ++step) {
-      const int64_t t = layer.Time(step);
-      inputs.Set(arrays.x + (first * layer.steps + t) * layer.features, layer.steps * layer.features, first);
-      state.Set(h.data(), units, first);
+    const int64_t units = layer.units;
+    ForSteps<3>(layer, arrays, first, last, [&](int64_t t, auto& inputs, auto& state, auto& h, auto& next) {
       for (int64_t unit = 0; unit < units; unit += kLanes)
-        ForTiles(rows, [&](int64_t tile, auto size) {
+        ForTiles(last - first, [&](int64_t tile, auto size) {
           constexpr int R = decltype(size)::value;
           const float* const bias = panels[2].at(unit);
           Vector sums[R][3], from_input[R];
@@ -43,27 +38,21 @@ struct Gru {
             Finish(layer, arrays, sums[r], from_input[r], place, unit, &h[at], &next[at]);
           }
         });
-      h.swap(next);
-    }
-    std::copy(h.begin(), h.end(), arrays.h + first * units);
+    });
   }
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
                        int64_t first, int64_t last) {
-    const int64_t units = layer.units, rows = last - first, before = layer.reverse ? units : -units;
-    std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_sums(rows * 3 * units);
-    for (int64_t step = layer.steps - 1; step >= 0; --step) {
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t place = (first + row) * layer.steps + layer.Time(step);
-        const float* const h_before =
-            step > 0 ? arrays.outputs + place * units + before : arrays.h0 + (first + row) * units;
-        for (int64_t unit = 0; unit < units; unit += kLanes)
-          Differentiate(layer, arrays, place, unit, h_before, &d_h[row * units + unit],
-                        &d_sums[row * 3 * units + unit]);
-      }
+    const int64_t units = layer.units, rows = last - first;
+    std::vector<float> d_sums(rows * 3 * units);
+    ForStepsBack(layer, arrays, first, last, [&](int64_t step, auto& d_h) {
+      ForPlaces(layer, step, first, last, arrays.outputs, arrays.h0,
+                [&](int64_t row, int64_t place, int64_t unit, const float* h_before) {
+                  Differentiate(layer, arrays, place, unit, h_before, &d_h[row * units + unit],
+                                &d_sums[row * 3 * units + unit]);
+                });
       MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 3, 3}, d_sums.data(), first, rows, 1, d_h.data());
-    }
-    std::copy(d_h.begin(), d_h.end(), arrays.d_h0 + first * units);
+    });
   }
 
  private:
@@ -92,7 +81,7 @@ struct Gru {
     if (arrays.d_outputs != nullptr) d += Load(arrays.d_outputs + place * units + unit, lanes);
     if (!layer.Masked(place)) {
       const Vector z = Load(gates, lanes), r = Load(gates + units, lanes), n = Load(gates + 2 * units, lanes);
-      d_z = d * (Load(h_before + unit, lanes) - n) * Slope(layer.gate, z);
+      d_z = d * (Load(h_before, lanes) - n) * Slope(layer.gate, z);
       d_n = d * (1.0f - z) * Slope(layer.activation, n);
       d_r = d_n * Load(gates + 3 * units, lanes) * Slope(layer.gate, r);
       d_state = d_n * r;

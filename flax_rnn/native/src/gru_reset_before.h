@@ -4,7 +4,7 @@
 #ifndef FLAX_RNN_GRU_RESET_BEFORE_H_
 #define FLAX_RNN_GRU_RESET_BEFORE_H_
 
-#include "gradients.h"
+#include "steps.h"
 
 namespace flax_rnn {
 
@@ -19,13 +19,9 @@ struct GruResetBefore {
   static void Forward(const Layer& layer, const std::vector<Panels>& panels, const ForwardArrays& arrays, int64_t first,
                       int64_t last) {
     const int64_t units = layer.units, rows = last - first;
-    Operand<3> inputs(layer.input_masks, rows, layer.features), state(layer.recurrent_masks, rows, units);
     Operand<1> reset_state(layer.recurrent_masks.One(2, units), rows, units);
-    std::vector<float> h = CopyRows(arrays.h0, first, last, units), z(h.size()), n(h.size()), reset(h.size());
-    for (int64_t step = 0; step < layer.steps; ++step) {
-      const int64_t t = layer.Time(step);
-      inputs.Set(arrays.x + (first * layer.steps + t) * layer.features, layer.steps * layer.features, first);
-      state.Set(h.data(), units, first);
+    std::vector<float> z(rows * units), n(rows * units), reset(rows * units);
+    ForSteps<3>(layer, arrays, first, last, [&](int64_t t, auto& inputs, auto& state, auto& h, auto& next) {
       for (int64_t unit = 0; unit < units; unit += kLanes)
         ForTiles(rows, [&](int64_t tile, auto size) {
           constexpr int R = decltype(size)::value;
@@ -63,45 +59,40 @@ struct GruResetBefore {
             for (int k = 0; k < kWide && wide + k * kLanes < units; ++k) {
               const int64_t unit = wide + k * kLanes, place = (first + tile + r) * layer.steps + t;
               Finish(layer, arrays, sums[r][k], place, unit, &z[(tile + r) * units + unit],
-                     &h[(tile + r) * units + unit]);
+                     &h[(tile + r) * units + unit], &next[(tile + r) * units + unit]);
             }
         });
-    }
-    std::copy(h.begin(), h.end(), arrays.h + first * units);
+    });
   }
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
                        int64_t first, int64_t last) {
-    const int64_t units = layer.units, rows = last - first, before = layer.reverse ? units : -units;
-    std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_reset(rows * units), d_sums(rows * 3 * units);
-    for (int64_t step = layer.steps - 1; step >= 0; --step) {
-      const auto for_units = [&](auto function) {
-        for (int64_t row = 0; row < rows; ++row) {
-          const int64_t place = (first + row) * layer.steps + layer.Time(step);
-          const float* const h_before =
-              step > 0 ? arrays.outputs + place * units + before : arrays.h0 + (first + row) * units;
-          for (int64_t unit = 0; unit < units; unit += kLanes)
-            function(layer, arrays, place, unit, h_before, &d_h[row * units + unit], &d_reset[row * units + unit],
-                     &d_sums[row * 3 * units + unit]);
-        }
+    const int64_t units = layer.units, rows = last - first;
+    std::vector<float> d_reset(rows * units), d_sums(rows * 3 * units);
+    ForStepsBack(layer, arrays, first, last, [&](int64_t step, auto& d_h) {
+      const auto differentiate = [&](auto half) {
+        ForPlaces(layer, step, first, last, arrays.outputs, arrays.h0,
+                  [&](int64_t row, int64_t place, int64_t unit, const float* h_before) {
+                    const int64_t at = row * units + unit;
+                    half(layer, arrays, place, unit, h_before, &d_h[at], &d_reset[at], &d_sums[row * 3 * units + unit]);
+                  });
       };
-      for_units(DifferentiateOutput);
+      differentiate(DifferentiateOutput);
       MultiplyTransposed<true>(transposed, layer.recurrent_masks, {2, 1, 3}, d_sums.data(), first, rows, 1,
                                d_reset.data());
-      for_units(DifferentiateReset);
+      differentiate(DifferentiateReset);
       MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 2, 3}, d_sums.data(), first, rows, 1, d_h.data());
-    }
-    std::copy(d_h.begin(), d_h.end(), arrays.d_h0 + first * units);
+    });
   }
 
  private:
   static void Finish(const Layer& layer, const ForwardArrays& arrays, Vector sum, int64_t place, int64_t unit,
-                     const float* update, float* carried) {
+                     const float* update, const float* h_before, float* h_after) {
     const int64_t units = layer.units, lanes = units - unit;
     const Vector n = Activate(layer.activation, sum), z = Load(update, lanes);
-    Vector h = Load(carried, lanes);
+    Vector h = Load(h_before, lanes);
     if (!layer.Masked(place)) h = z * h + (1.0f - z) * n;
-    Store(carried, h, lanes);
+    Store(h_after, h, lanes);
     if (arrays.outputs != nullptr) Store(arrays.outputs + place * units + unit, h, lanes);
     if (arrays.gates != nullptr) Store(arrays.gates + place * 3 * units + 2 * units + unit, n, lanes);
   }
@@ -115,7 +106,7 @@ struct GruResetBefore {
     if (arrays.d_outputs != nullptr) d += Load(arrays.d_outputs + place * units + unit, lanes);
     if (!layer.Masked(place)) {
       const Vector z = Load(gates, lanes), n = Load(gates + 2 * units, lanes);
-      d_z = d * (Load(h_before + unit, lanes) - n) * Slope(layer.gate, z);
+      d_z = d * (Load(h_before, lanes) - n) * Slope(layer.gate, z);
       d_n = d * (1.0f - z) * Slope(layer.activation, n);
       d = d * z;
     }
@@ -133,7 +124,7 @@ struct GruResetBefore {
     Vector d_r = {};
     if (!layer.Masked(place)) {
       const Vector d = Load(d_reset, lanes), r = Load(gates + units, lanes);
-      d_r = d * Load(h_before + unit, lanes) * Slope(layer.gate, r);
+      d_r = d * Load(h_before, lanes) * Slope(layer.gate, r);
       Store(d_h, Load(d_h, lanes) + d * r, lanes);
     }
     Store(d_sums + units, d_r, lanes);

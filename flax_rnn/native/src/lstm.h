@@ -4,7 +4,7 @@
 #ifndef FLAX_RNN_LSTM_H_
 #define FLAX_RNN_LSTM_H_
 
-#include "gradients.h"
+#include "steps.h"
 
 namespace flax_rnn {
 
@@ -17,16 +17,11 @@ struct Lstm {
 
   static void Forward(const Layer& layer, const std::vector<Panels>& panels, const ForwardArrays& arrays, int64_t first,
                       int64_t last) {
-    const int64_t units = layer.units, rows = last - first;
-    Operand<4> inputs(layer.input_masks, rows, layer.features), state(layer.recurrent_masks, rows, units);
-    std::vector<float> h = CopyRows(arrays.h0, first, last, units), next = h,
-                       c = CopyRows(arrays.c0, first, last, units);
-    for (int64_t step = 0; step < layer.steps; ++step) {
-      const int64_t t = layer.Time(step);
-      inputs.Set(arrays.x + (first * layer.steps + t) * layer.features, layer.steps * layer.features, first);
-      state.Set(h.data(), units, first);
+    const int64_t units = layer.units;
+    std::vector<float> c = CopyRows(arrays.c0, first, last, units);
+    ForSteps<4>(layer, arrays, first, last, [&](int64_t t, auto& inputs, auto& state, auto& h, auto& next) {
       for (int64_t unit = 0; unit < units; unit += kLanes)
-        ForTiles(rows, [&](int64_t tile, auto size) {
+        ForTiles(last - first, [&](int64_t tile, auto size) {
           constexpr int R = decltype(size)::value;
           Vector sums[R][4];
           for (int r = 0; r < R; ++r)
@@ -38,29 +33,23 @@ struct Lstm {
             Finish(layer, arrays, sums[r], place, unit, &h[at], &next[at], &c[at]);
           }
         });
-      h.swap(next);
-    }
-    std::copy(h.begin(), h.end(), arrays.h + first * units);
+    });
     std::copy(c.begin(), c.end(), arrays.c + first * units);
   }
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
                        int64_t first, int64_t last) {
-    const int64_t units = layer.units, rows = last - first, before = layer.reverse ? units : -units;
-    std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_c = CopyRows(arrays.d_c, first, last, units);
-    std::vector<float> d_sums(rows * 4 * units);
-    for (int64_t step = layer.steps - 1; step >= 0; --step) {
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t place = (first + row) * layer.steps + layer.Time(step);
-        const float* const c_before =
-            step > 0 ? arrays.extra + place * units + before : arrays.c0 + (first + row) * units;
-        for (int64_t unit = 0; unit < units; unit += kLanes)
-          Differentiate(layer, arrays, place, unit, c_before, &d_h[row * units + unit], &d_c[row * units + unit],
-                        &d_sums[row * 4 * units + unit]);
-      }
+    const int64_t units = layer.units, rows = last - first;
+    std::vector<float> d_c = CopyRows(arrays.d_c, first, last, units), d_sums(rows * 4 * units);
+    ForStepsBack(layer, arrays, first, last, [&](int64_t step, auto& d_h) {
+      ForPlaces(layer, step, first, last, arrays.extra, arrays.c0,
+                [&](int64_t row, int64_t place, int64_t unit, const float* c_before) {
+                  const int64_t at = row * units + unit;
+                  Differentiate(layer, arrays, place, unit, c_before, &d_h[at], &d_c[at],
+                                &d_sums[row * 4 * units + unit]);
+                });
       MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 4, 4}, d_sums.data(), first, rows, 1, d_h.data());
-    }
-    std::copy(d_h.begin(), d_h.end(), arrays.d_h0 + first * units);
+    });
     std::copy(d_c.begin(), d_c.end(), arrays.d_c0 + first * units);
   }
 
@@ -100,7 +89,7 @@ struct Lstm {
       const Vector y = Activate(layer.activation, Load(arrays.extra + place * units + unit, lanes));
       const Vector d_cell = Load(d_c, lanes) + d * o * Slope(layer.activation, y);
       d_gates[0] = d_cell * g * Slope(layer.gate, i);
-      d_gates[1] = d_cell * Load(c_before + unit, lanes) * Slope(layer.gate, f);
+      d_gates[1] = d_cell * Load(c_before, lanes) * Slope(layer.gate, f);
       d_gates[2] = d_cell * i * Slope(layer.activation, g);
       d_gates[3] = d * y * Slope(layer.gate, o);
       Store(d_c, d_cell * f, lanes);

@@ -3,7 +3,7 @@
 #ifndef FLAX_RNN_SIMPLE_RNN_H_
 #define FLAX_RNN_SIMPLE_RNN_H_
 
-#include "gradients.h"
+#include "steps.h"
 
 namespace flax_rnn {
 
@@ -16,15 +16,10 @@ struct SimpleRnn {
 
   static void Forward(const Layer& layer, const std::vector<Panels>& panels, const ForwardArrays& arrays, int64_t first,
                       int64_t last) {
-    const int64_t units = layer.units, rows = last - first;
-    Operand<1> inputs(layer.input_masks, rows, layer.features), state(layer.recurrent_masks, rows, units);
-    std::vector<float> h = CopyRows(arrays.h0, first, last, units), next = h;
-    for (int64_t step = 0; step < layer.steps; ++step) {
-      const int64_t t = layer.Time(step);
-      inputs.Set(arrays.x + (first * layer.steps + t) * layer.features, layer.steps * layer.features, first);
-      state.Set(h.data(), units, first);
+    const int64_t units = layer.units;
+    ForSteps<1>(layer, arrays, first, last, [&](int64_t t, auto& inputs, auto& state, auto& h, auto& next) {
       for (int64_t wide = 0; wide < units; wide += kWide * kLanes)
-        ForTiles(rows, [&](int64_t tile, auto size) {
+        ForTiles(last - first, [&](int64_t tile, auto size) {
           constexpr int R = decltype(size)::value;
           Vector sums[R][kWide];
           for (int r = 0; r < R; ++r)
@@ -40,33 +35,28 @@ struct SimpleRnn {
               if (arrays.outputs != nullptr) Store(arrays.outputs + place * units + unit, y, lanes);
             }
         });
-      h.swap(next);
-    }
-    std::copy(h.begin(), h.end(), arrays.h + first * units);
+    });
   }
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
                        int64_t first, int64_t last) {
     const int64_t units = layer.units, rows = last - first;
-    std::vector<float> d_h = CopyRows(arrays.d_h, first, last, units), d_sums(rows * units);
-    for (int64_t step = layer.steps - 1; step >= 0; --step) {
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t place = (first + row) * layer.steps + layer.Time(step);
-        const bool masked = layer.Masked(place);
-        for (int64_t unit = 0; unit < units; unit += kLanes) {
-          const int64_t at = row * units + unit, lanes = units - unit;
-          Vector d = Load(&d_h[at], lanes);
-          if (arrays.d_outputs != nullptr) d += Load(arrays.d_outputs + place * units + unit, lanes);
-          const Vector y = Load(arrays.outputs + place * units + unit, lanes);
-          const Vector d_sum = masked ? Vector{} : d * Slope(layer.activation, y);
-          Store(&d_h[at], masked ? d : Vector{}, lanes);
-          Store(&d_sums[at], d_sum, lanes);
-          Store(arrays.d_sums + place * units + unit, d_sum, lanes);
-        }
-      }
+    std::vector<float> d_sums(rows * units);
+    ForStepsBack(layer, arrays, first, last, [&](int64_t step, auto& d_h) {
+      ForPlaces(layer, step, first, last, arrays.outputs, arrays.h0,
+                [&](int64_t row, int64_t place, int64_t unit, const float*) {
+                  const int64_t at = row * units + unit, lanes = units - unit;
+                  Vector d = Load(&d_h[at], lanes);
+                  if (arrays.d_outputs != nullptr) d += Load(arrays.d_outputs + place * units + unit, lanes);
+                  const Vector y = Load(arrays.outputs + place * units + unit, lanes);
+                  const bool masked = layer.Masked(place);
+                  const Vector d_sum = masked ? Vector{} : d * Slope(layer.activation, y);
+                  Store(&d_h[at], masked ? d : Vector{}, lanes);
+                  Store(&d_sums[at], d_sum, lanes);
+                  Store(arrays.d_sums + place * units + unit, d_sum, lanes);
+                });
       MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 1, 1}, d_sums.data(), first, rows, 1, d_h.data());
-    }
-    std::copy(d_h.begin(), d_h.end(), arrays.d_h0 + first * units);
+    });
   }
 };
 
