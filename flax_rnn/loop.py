@@ -94,6 +94,11 @@ def run(
     return (state.output if outputs is None else outputs), state.carry
 
 
+def used(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """``x`` with zeros where it is masked: a NaN there would reach gradients even through a `where` on the carry."""
+    return x if mask is None else jnp.where(expand(mask, x), x, jnp.zeros_like(x))
+
+
 def expand(mask: Any, like: jax.Array) -> jax.Array:
     """``mask`` with trailing axes of size 1, to select rows of ``like``."""
     return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim))

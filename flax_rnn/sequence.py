@@ -12,7 +12,7 @@ from flax_rnn.cell import Carry, Cell, Masks, Params, Projected, bind_constants,
 from flax_rnn.dropout import Dropout
 from flax_rnn.fused import adjoint, products
 from flax_rnn.implementation import choose
-from flax_rnn.loop import Inputs, Loop, expand, run, scan
+from flax_rnn.loop import Inputs, Loop, run, scan, used
 from flax_rnn.stacked import StackedRNNCells
 
 # Of each implementation in XLA its loop, and the products of its projection.
@@ -144,11 +144,8 @@ def _run(
     if choice.implementation == "native":
         carry = start(cell.project(params, x[:1], masks))
         return native.evaluate(loop, params, masks, carry, x, inputs.mask, from_zeros=initial_state is None)
-    if inputs.mask is not None:
-        # Zeros in place of what is masked: a NaN there would reach the gradients even through a `where` on the carry.
-        x = jnp.where(expand(inputs.mask, x), x, jnp.zeros_like(x))
     evaluate, product = _EVALUATE[choice.implementation]
-    projected = cell.project(params, x, masks, product)
+    projected = cell.project(params, used(x, inputs.mask), masks, product)
     return run(evaluate, loop, params, masks, start(projected), inputs._replace(projected=projected))
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax_rnn.cell import Carry, Masks, Params
 from flax_rnn.dropout import DropoutMasks
 from flax_rnn.fused import adjoint, products
-from flax_rnn.loop import Inputs, Loop, expand, run
+from flax_rnn.loop import Inputs, Loop, expand, run, used
 from flax_rnn.native import kernels
 from flax_rnn.native.kernels import Saved
 
@@ -123,11 +123,12 @@ def _gradients(setting: Setting, arrays: Arrays, saved: Saved, cotangents: Any) 
 def _masks_gradients(loop: Loop, weights: Any, arrays: Arrays, saved: Saved, d_sums: jax.Array) -> DropoutMasks:
     """Those of dropout masks, for which hardly anybody asks; otherwise XLA drops all of this."""
     cell: Any = loop.cell
+    inputs = [used(arrays.x, arrays.mask)] * cell.num_gates
     h0 = jax.tree.leaves(arrays.carry)[0][:, None]
     states = [saved.outputs[:, 1:], h0] if loop.reverse else [h0, saved.outputs[:, :-1]]
     before = [jnp.concatenate(states, 1)] * cell.num_gates
     if kernels.kind(cell) == "gru_reset_before":
-        before[-1] = _used(arrays._replace(x=saved.extra))
+        before[-1] = used(saved.extra, arrays.mask)
     blocks = jnp.split(d_sums, d_sums.shape[-1] // cell.units, -1)
 
     def gradients(masks: Any, operands: Any, kernel: jax.Array, blocks: Any) -> Any:
@@ -139,7 +140,7 @@ def _masks_gradients(loop: Loop, weights: Any, arrays: Arrays, saved: Saved, d_s
 
     return DropoutMasks(
         gradients(
-            arrays.masks.inputs, [_used(arrays)] * cell.num_gates, weights["kernel"], blocks[: cell.num_gates]
+            arrays.masks.inputs, inputs, weights["kernel"], blocks[: cell.num_gates]
         ),
         gradients(
             arrays.masks.recurrent, before, weights["recurrent_kernel"], [*blocks[: cell.num_gates - 1], blocks[-1]]
@@ -171,15 +172,10 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 def _by_xla(loop: Loop, arrays: Arrays) -> tuple[jax.Array, Carry]:
     """As ``_layer``."""
     dot: Any = products.dot
-    projected = loop.cell.project(arrays.params, _used(arrays).swapaxes(0, 1), arrays.masks, dot)
+    projected = loop.cell.project(arrays.params, used(arrays.x, arrays.mask).swapaxes(0, 1), arrays.masks, dot)
     inputs = Inputs(projected, None if arrays.mask is None else arrays.mask.T, None)
     outputs, last = run(adjoint.scan, loop, arrays.params, arrays.masks, arrays.carry, inputs)
     return (outputs.swapaxes(0, 1) if loop.return_sequences else outputs), last
-
-
-def _used(arrays: Arrays) -> jax.Array:
-    """The inputs, with zeros where they are masked."""
-    return arrays.x if arrays.mask is None else jnp.where(expand(arrays.mask, arrays.x), arrays.x, 0)
 
 
 def _kernel(loop: Loop, arrays: Arrays, keep: bool) -> tuple[Carry, Saved]:

@@ -144,11 +144,14 @@ ffi::Error RunInputsGradient(ffi::ThreadPool pool, int64_t cell, Floats d_sums, 
 ffi::Error RunWeightsGradient(ffi::ThreadPool pool, int64_t cell, bool reverse, Floats d_sums, Floats x, Floats outputs,
                               Floats extra, Floats h0, Booleans mask, Floats input_masks, Floats recurrent_masks,
                               Result d_kernel, Result d_recurrent, Result d_bias) {
-  for (Result* result : {&d_kernel, &d_recurrent, &d_bias})  // for a batch without sequences
-    std::fill_n((*result)->typed_data(), (*result)->element_count(), 0.0f);
   Layer layer = Describe(x, h0, Data(mask), 0, 0, reverse);
   layer.input_masks = Masks(input_masks, layer.batch);
   layer.recurrent_masks = Masks(recurrent_masks, layer.batch);
+  if (layer.batch == 0) {  // nothing below would write them
+    for (Result* result : {&d_kernel, &d_recurrent, &d_bias})
+      std::fill_n((*result)->typed_data(), (*result)->element_count(), 0.0f);
+    return ffi::Error::Success();
+  }
   const Columns columns = ColumnsOf(cell);
   Weight inputs{{}, {}, Data(d_kernel)}, states{{}, {}, Data(d_recurrent)};
   for (int gate = 0; gate < columns.weights; ++gate) {
