@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 from setuptools import Extension, setup
 
-SOURCES = Path("flax_rnn/native/src")
-# flax_rnn.native.library takes the first that the processor can run.
+SOURCES = Path("flax_rnn/implementations/native/src")
+# flax_rnn.implementations.native.library takes the first that the processor can run.
 BUILDS = {"_kernels": []}
 if platform.machine() in ("x86_64", "AMD64"):
     BUILDS |= {
@@ -18,7 +18,7 @@ if platform.machine() in ("x86_64", "AMD64"):
 setup(
     ext_modules=[
         Extension(
-            f"flax_rnn.native.{name}",
+            f"flax_rnn.implementations.native.{name}",
             [str(SOURCES / "handlers.cc")],
             include_dirs=[jax.ffi.include_dir()],
             depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],

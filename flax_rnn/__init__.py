@@ -6,28 +6,28 @@ The pure core is here and needs jax only; the same classes as Flax modules are i
 
 from importlib.metadata import PackageNotFoundError, version
 
-from flax_rnn.bidirectional import bidirectional as bidirectional
-from flax_rnn.bidirectional import merge as merge
-from flax_rnn.cell import Cell as Cell
-from flax_rnn.cell import apply_cell as apply_cell
-from flax_rnn.cell import bind_constants as bind_constants
-from flax_rnn.cell import zero_carry as zero_carry
 from flax_rnn.cells import GRUCell as GRUCell
 from flax_rnn.cells import LSTMCarry as LSTMCarry
 from flax_rnn.cells import LSTMCell as LSTMCell
 from flax_rnn.cells import SimpleRNNCell as SimpleRNNCell
-from flax_rnn.conv import ConvLSTM1DCell as ConvLSTM1DCell
-from flax_rnn.conv import ConvLSTM2DCell as ConvLSTM2DCell
-from flax_rnn.conv import ConvLSTM3DCell as ConvLSTM3DCell
-from flax_rnn.cudnn import CuDNNGRUCell as CuDNNGRUCell
-from flax_rnn.cudnn import CuDNNLSTMCell as CuDNNLSTMCell
-from flax_rnn.dropout import DropoutMasks as DropoutMasks
-from flax_rnn.implementation import Choice as Choice
-from flax_rnn.implementation import choose as choose
-from flax_rnn.sequence import SequenceOptions as SequenceOptions
-from flax_rnn.sequence import rnn as rnn
-from flax_rnn.stacked import StackedRNNCells as StackedRNNCells
-from flax_rnn.stateful import LayerOptions as LayerOptions
+from flax_rnn.cells.conv_lstm import ConvLSTM1DCell as ConvLSTM1DCell
+from flax_rnn.cells.conv_lstm import ConvLSTM2DCell as ConvLSTM2DCell
+from flax_rnn.cells.conv_lstm import ConvLSTM3DCell as ConvLSTM3DCell
+from flax_rnn.cells.cudnn import CuDNNGRUCell as CuDNNGRUCell
+from flax_rnn.cells.cudnn import CuDNNLSTMCell as CuDNNLSTMCell
+from flax_rnn.cells.dropout import DropoutMasks as DropoutMasks
+from flax_rnn.cells.protocol import Cell as Cell
+from flax_rnn.cells.protocol import apply_cell as apply_cell
+from flax_rnn.cells.protocol import bind_constants as bind_constants
+from flax_rnn.cells.protocol import zero_carry as zero_carry
+from flax_rnn.cells.stacked import StackedRNNCells as StackedRNNCells
+from flax_rnn.implementations.choice import Choice as Choice
+from flax_rnn.implementations.choice import choose as choose
+from flax_rnn.layers.bidirectional import bidirectional as bidirectional
+from flax_rnn.layers.bidirectional import merge as merge
+from flax_rnn.layers.rnn import SequenceOptions as SequenceOptions
+from flax_rnn.layers.rnn import rnn as rnn
+from flax_rnn.layers.stateful import LayerOptions as LayerOptions
 
 try:
     __version__ = version("flax_rnn")

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flax_rnn.cell import Cell, Masks
-from flax_rnn.dense import DenseCell
-from flax_rnn.dropout import DropoutMasks
-from flax_rnn.stacked import StackedRNNCells
+from flax_rnn.cells.dense import DenseCell
+from flax_rnn.cells.dropout import DropoutMasks
+from flax_rnn.cells.protocol import Cell, Masks
+from flax_rnn.cells.stacked import StackedRNNCells
 
 
 def keras_masks(cell: Cell, seed: Any, inputs: jax.Array, count: Any = 0) -> tuple[Masks, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from flax_rnn.cells.cudnn import CuDNNGRUCell, CuDNNLSTMCell
 from flax_rnn.convert.errors import ConversionError, cell_arrays, check_reset_after, check_shape, count_gates
-from flax_rnn.cudnn import CuDNNGRUCell, CuDNNLSTMCell
 
 
 def is_cudnn(params: Mapping[str, Any]) -> bool:

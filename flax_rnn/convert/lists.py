@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_rnn.cell import Params
+from flax_rnn.cells.protocol import Params
 from flax_rnn.convert.cudnn import from_cudnn, is_cudnn, to_cudnn
 from flax_rnn.convert.errors import ConversionError, as_array, cell_arrays, check_bias, check_shape
 

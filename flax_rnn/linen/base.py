@@ -5,7 +5,7 @@ from typing import Any, Self
 import jax
 from flax import linen as nn
 
-from flax_rnn.cell import Carry, Cell, Params, apply_cell, zero_carry
+from flax_rnn.cells.protocol import Carry, Cell, Params, apply_cell, zero_carry
 
 
 class CellModule(nn.RNNCellBase, kw_only=True):

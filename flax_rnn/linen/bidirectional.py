@@ -6,8 +6,8 @@ import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from flax_rnn.bidirectional import bidirectional, check_directions, check_merge_mode
-from flax_rnn.cell import Carry
+from flax_rnn.cells.protocol import Carry
+from flax_rnn.layers.bidirectional import bidirectional, check_directions, check_merge_mode
 from flax_rnn.linen.foreign import view
 from flax_rnn.linen.layers import Layer
 

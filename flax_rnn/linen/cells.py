@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flax_rnn import cells, conv, cudnn, dense, stacked
-from flax_rnn.cell import Params, output_like
+from flax_rnn import cells
+from flax_rnn.cells import conv_lstm as conv
+from flax_rnn.cells import cudnn, dense, stacked
+from flax_rnn.cells.protocol import Params, output_like
 from flax_rnn.linen.base import CellModule
 from flax_rnn.linen.foreign import check_cell, view
 

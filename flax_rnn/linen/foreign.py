@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flax_rnn.cell import Carry
-from flax_rnn.foreign import Bound, ForeignCell
+from flax_rnn.cells.foreign import Bound, ForeignCell
+from flax_rnn.cells.protocol import Carry
 from flax_rnn.linen.base import CellModule
 
 

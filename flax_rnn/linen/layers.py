@@ -9,8 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from flax_rnn import cells, conv, cudnn
-from flax_rnn.cell import Carry
+from flax_rnn import cells
+from flax_rnn.cells import conv_lstm as conv
+from flax_rnn.cells import cudnn
+from flax_rnn.cells.protocol import Carry
+from flax_rnn.layers.rnn import rnn
+from flax_rnn.layers.stateful import LayerOptions, keep, reset
 from flax_rnn.linen.cells import (
     ConvLSTM1DCell,
     ConvLSTM2DCell,
@@ -24,8 +28,6 @@ from flax_rnn.linen.cells import (
     StackedRNNCells,
 )
 from flax_rnn.linen.foreign import check_cell, view
-from flax_rnn.sequence import rnn
-from flax_rnn.stateful import LayerOptions, keep, reset
 
 COLLECTION = "carry"
 """The collection in which stateful layers keep their carries."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flax_rnn.cell import Carry, Cell, Params, apply_cell, zero_carry
+from flax_rnn.cells.protocol import Carry, Cell, Params, apply_cell, zero_carry
 
 RngSource = nnx.Rngs | nnx.RngStream | jax.Array
 """Where a dropout key may come from: ``Rngs`` with a ``dropout`` or default stream, a stream, or a key itself."""

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, Self
 
 from flax import nnx
 
-from flax_rnn import cells, conv, cudnn, dense, stacked
-from flax_rnn.cell import Cell, Params
+from flax_rnn import cells
+from flax_rnn.cells import conv_lstm as conv
+from flax_rnn.cells import cudnn, dense, stacked
+from flax_rnn.cells.protocol import Cell, Params
 from flax_rnn.nnx.base import CellModule
 from flax_rnn.nnx.foreign import check_cell, view
 

@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 import jax
 from flax import nnx
 
-from flax_rnn.cell import Carry, Cell
-from flax_rnn.foreign import Bound, ForeignCell
+from flax_rnn.cells.foreign import Bound, ForeignCell
+from flax_rnn.cells.protocol import Carry, Cell
 from flax_rnn.nnx.base import CellModule
 
 

@@ -8,8 +8,12 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from flax_rnn import cells, conv, cudnn
-from flax_rnn.cell import Carry
+from flax_rnn import cells
+from flax_rnn.cells import conv_lstm as conv
+from flax_rnn.cells import cudnn
+from flax_rnn.cells.protocol import Carry
+from flax_rnn.layers.rnn import rnn
+from flax_rnn.layers.stateful import LayerOptions, keep, reset
 from flax_rnn.nnx.base import BaseModule, RngSource
 from flax_rnn.nnx.cells import (
     ConvLSTM1DCell,
@@ -26,8 +30,6 @@ from flax_rnn.nnx.cells import (
     arguments,
 )
 from flax_rnn.nnx.foreign import check_cell, view
-from flax_rnn.sequence import rnn
-from flax_rnn.stateful import LayerOptions, keep, reset
 
 
 class RecurrentState(nnx.Variable):

@@ -1,0 +1,222 @@
+"""The common part of the dense cells: hyper-parameters, weights, and the two matrix products of a step."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import _checks, activations, initializers
+from flax_rnn.cells.dropout import DropoutMasks, draw_masks
+from flax_rnn.cells.protocol import Affine, Dot, Params, dot
+
+Dtype = Any
+
+
+def accumulation_dtype(dtype: Dtype) -> Dtype:
+    """The dtype of sums and of state that is integrated over time: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+class RecurrentWeights(NamedTuple):
+    """The prepared weights of a dense cell.
+
+    Attributes:
+      kernels: blocks of ``recurrent_kernel``, one for each of ``DenseCell.product_groups``; with masks one per gate.
+      masks: the dropout mask of each gate.
+      bias: what has to be added within the loop.
+    """
+
+    kernels: tuple[jax.Array, ...]
+    masks: tuple[jax.Array, ...] | None
+    bias: jax.Array | None
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class DenseCell:
+    """Base of the cells whose gates are ``x @ kernel + h @ recurrent_kernel + bias``.
+
+    The matrix products take operands of the compute dtype; their sums, the gates and the carry that is integrated over
+    time are kept in float32 at least, also where ``dtype`` is bfloat16 or float16.
+
+    Attributes:
+      units: size H of the output.
+      activation: a name, a callable or ``None`` (linear).
+      use_bias: whether to add a bias.
+      kernel_initializer: for ``kernel`` ``(D, g H)``, over the fused matrix of all ``g`` gates.
+      recurrent_initializer: for ``recurrent_kernel`` ``(H, g H)``, likewise.
+      bias_initializer: for ``bias``.
+      dropout: rate in [0, 1) at which input features are dropped.
+      recurrent_dropout: rate in [0, 1) at which features of the previous output are dropped. Above 0 each gate has its
+        own masks, of the inputs too.
+      dtype: dtype of the computation; ``None`` takes it from the inputs and the weights.
+      param_dtype: dtype of the weights.
+      precision: of the matrix products, as in ``jax.lax.dot``.
+    """
+
+    num_gates: ClassVar[int] = 1
+
+    @property
+    def product_groups(self) -> tuple[int, ...]:
+        """How many gates, one after the other, are one product with the state unless each drops its own."""
+        return (self.num_gates,)
+
+    units: int
+    activation: activations.Activation = "tanh"
+    _: dataclasses.KW_ONLY
+    use_bias: bool = True
+    kernel_initializer: initializers.InitializerLike = "glorot_uniform"
+    recurrent_initializer: initializers.InitializerLike = "orthogonal"
+    bias_initializer: initializers.InitializerLike = "zeros"
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: jax.lax.PrecisionLike = None
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    @classmethod
+    def of(cls, source: Any) -> Self:
+        """The cell whose hyper-parameters are the attributes of the same names of ``source``."""
+        return cls(**{field.name: getattr(source, field.name) for field in dataclasses.fields(cls)})
+
+    def validate(self) -> None:
+        """Raises ``ValueError`` or ``TypeError`` for hyper-parameters that make no sense, naming them."""
+        _checks.positive_int("units", self.units)
+        _checks.rate("dropout", self.dropout)
+        _checks.rate("recurrent_dropout", self.recurrent_dropout)
+        activations.get(self.activation)
+        for name in ("kernel_initializer", "recurrent_initializer", "bias_initializer"):
+            initializers.get(getattr(self, name), name)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """1: the features are the last axis."""
+        return 1
+
+    def output_size(self, in_features: int) -> int:
+        """``units``."""
+        del in_features
+        return self.units
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training needs a key."""
+        return self.dropout > 0 or self.recurrent_dropout > 0
+
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape of ``bias``."""
+        return (self.num_gates * self.units,)
+
+    def param_specs(self, in_features: int) -> dict[str, tuple[initializers.Initializer, tuple[int, ...]]]:
+        """Initializer and shape of each weight, in Keras' order: ``kernel``, ``recurrent_kernel``, ``bias``."""
+        columns = self.num_gates * self.units
+        specs: dict[str, tuple[initializers.Initializer, tuple[int, ...]]] = {
+            "kernel": (initializers.get(self.kernel_initializer), (in_features, columns)),
+            "recurrent_kernel": (initializers.get(self.recurrent_initializer), (self.units, columns)),
+        }
+        if self.use_bias:
+            specs["bias"] = (self._bias_initializer(), self.bias_shape())
+        return specs
+
+    def init_params(self, key: jax.Array, in_features: int) -> dict[str, jax.Array]:
+        """Fresh weights ``{"kernel", "recurrent_kernel"[, "bias"]}``."""
+        _checks.positive_int("in_features", in_features)
+        specs = self.param_specs(in_features)
+        keys = jax.random.split(key, len(specs))
+        return {
+            name: initialize(k, shape, self.param_dtype)
+            for k, (name, (initialize, shape)) in zip(keys, specs.items(), strict=True)
+        }
+
+    def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> DropoutMasks | None:
+        """Masks for a sequence whose steps are shaped like ``inputs`` ``(B, D)``; ``None`` if nothing is dropped."""
+        if not self.has_dropout:
+            return None
+        input_key, recurrent_key = jax.random.split(key)
+        per_gate = self.num_gates if self.recurrent_dropout > 0 else 1
+        return DropoutMasks(
+            draw_masks(input_key, self.dropout, inputs, inputs.shape[-1], per_gate) if self.dropout > 0 else None,
+            draw_masks(recurrent_key, self.recurrent_dropout, inputs, self.units, self.num_gates)
+            if self.recurrent_dropout > 0
+            else None,
+        )
+
+    def plain(self, params: Params) -> Params:
+        """The weights as the equations have them, for cells that keep them in another form."""
+        return params
+
+    def project(
+        self, params: Params, inputs: jax.Array, masks: DropoutMasks | None = None, dot: Dot = dot
+    ) -> tuple[jax.Array, ...]:
+        """``inputs @ kernel + bias`` gate by gate: ``(..., D)`` to ``num_gates`` arrays ``(..., H)``.
+
+        One product per gate for the whole sequence.
+
+        Raises:
+          ValueError: if ``inputs`` do not have the number of features that ``kernel`` has rows.
+          TypeError: if they are not real numbers.
+        """
+        _checks.floating("inputs", inputs)
+        _checks.last_axis("inputs", inputs, params["kernel"].shape[-2])
+        params = self.plain(params)
+        dtype = self.dtype or jnp.result_type(inputs.dtype, params["kernel"].dtype)
+        x, kernel = inputs.astype(dtype), params["kernel"].astype(dtype)
+        dropped = (masks and masks.inputs) or ()
+        if len(dropped) > 1:
+            blocks = zip(dropped, self.split_gates(kernel), strict=True)
+            gates = [gate for mask, block in blocks for gate in self._dot(x * mask.astype(dtype), block, 1, dot)]
+        else:
+            gates = self._dot(x * dropped[0].astype(dtype) if dropped else x, kernel, self.num_gates, dot)
+        if not self.use_bias:
+            return tuple(gates)
+        biases = self.split_gates(self.projected_bias(params["bias"]).astype(dtype))
+        return tuple(gate + bias for gate, bias in zip(gates, biases, strict=True))
+
+    def split_gates(self, array: jax.Array) -> list[jax.Array]:
+        """The last axis cut into the gates' blocks."""
+        return jnp.split(array, self.num_gates, axis=-1)
+
+    def prepare(
+        self, params: Params, projected: Sequence[jax.Array], masks: DropoutMasks | None = None
+    ) -> RecurrentWeights:
+        """Splits and casts ``recurrent_kernel``; see ``Cell.prepare``."""
+        params, dtype = self.plain(params), projected[0].dtype
+        dropped = masks and masks.recurrent and tuple(mask.astype(dtype) for mask in masks.recurrent)
+        sizes = self.product_groups if dropped is None else (1,) * self.num_gates
+        ends = [self.units * end for end in itertools.accumulate(sizes)]
+        kernels = jnp.split(params["recurrent_kernel"].astype(dtype), ends[:-1], axis=-1)
+        return RecurrentWeights(tuple(kernels), dropped, self.recurrent_bias(params, accumulation_dtype(dtype)))
+
+    def recur(
+        self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine
+    ) -> tuple[jax.Array, ...]:
+        """``(mask * h) @ recurrent_kernel + addend`` for each gate of a group."""
+        dtype = weights.kernels[0].dtype
+        h, wide = h.astype(dtype), tuple(addend.astype(accumulation_dtype(dtype)) for addend in addends)
+        if weights.masks is None:
+            return affine(h, weights.kernels[group], wide, self.precision)
+        gates = range(sum(self.product_groups[:group]), self.num_gates)
+        return tuple(
+            affine(h * weights.masks[gate], weights.kernels[gate], addend, self.precision)
+            for gate, addend in zip(gates, wide, strict=False)
+        )
+
+    def _dot(self, x: jax.Array, kernel: jax.Array, gates: int, dot: Dot) -> Sequence[jax.Array]:
+        return dot(x, kernel, gates, self.precision)
+
+    def _bias_initializer(self) -> initializers.Initializer:
+        return initializers.get(self.bias_initializer)
+
+    def projected_bias(self, bias: jax.Array) -> jax.Array:
+        """The part of ``bias`` ``(g H,)`` that can be added ahead of the loop."""
+        return bias
+
+    def recurrent_bias(self, params: Params, dtype: Dtype) -> jax.Array | None:
+        """The part of ``bias`` that has to be added within the loop."""
+        del params, dtype
+        return None

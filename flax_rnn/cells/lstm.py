@@ -1,0 +1,74 @@
+"""Long short-term memory."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import activations, initializers
+from flax_rnn.cells.dense import DenseCell, RecurrentWeights, accumulation_dtype
+from flax_rnn.cells.protocol import Affine, Params, affine
+
+
+class LSTMCarry(NamedTuple):
+    """State of an LSTM, in Keras' order. Flax's own LSTM cells have ``(c, h)``.
+
+    ``h`` ``(B, H)`` has the compute dtype; ``c`` ``(B, H)`` has float32 at least.
+    """
+
+    h: jax.Array
+    c: jax.Array
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class LSTMCell(DenseCell):
+    """Long short-term memory; the carry is ``LSTMCarry(h, c)``.
+
+    With the columns of ``K``, ``R`` and ``b`` in the order i, f, g, o::
+
+        i = recurrent_activation(x @ K_i + h @ R_i + b_i)
+        f = recurrent_activation(x @ K_f + h @ R_f + b_f)
+        g = activation(x @ K_g + h @ R_g + b_g)
+        o = recurrent_activation(x @ K_o + h @ R_o + b_o)
+        c' = f * c + i * g
+        h' = o * activation(c')
+
+    Attributes:
+      recurrent_activation: of the gates i, f, o.
+      unit_forget_bias: whether ``b_f`` starts at 1.
+
+    Source: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory", with the forget gate of Gers et al. 2000;
+    ``keras.layers.LSTMCell``.
+    """
+
+    num_gates: ClassVar[int] = 4
+
+    _: dataclasses.KW_ONLY
+    recurrent_activation: activations.Activation = "sigmoid"
+    unit_forget_bias: bool = True
+
+    def validate(self) -> None:
+        """As ``DenseCell.validate``, and ``recurrent_activation``."""
+        super().validate()
+        activations.get(self.recurrent_activation, "recurrent_activation")
+
+    def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> LSTMCarry:
+        """Zeros: ``h`` ``(B, H)`` of the compute dtype, ``c`` ``(B, H)`` of float32 at least."""
+        del params
+        h = jnp.zeros_like(projected[0])
+        return LSTMCarry(h, h.astype(accumulation_dtype(h.dtype)))
+
+    def step(
+        self, weights: RecurrentWeights, carry: LSTMCarry, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[LSTMCarry, jax.Array]:
+        """The equations above: ``(LSTMCarry(h, c), projected) -> (LSTMCarry(h', c'), h')``."""
+        activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
+        i, f, g, o = self.recur(weights, 0, carry.h, projected, affine)
+        c = gate(f) * carry.c.astype(f.dtype) + gate(i) * activation(g)
+        h = gate(o) * activation(c)
+        return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
+
+    def _bias_initializer(self) -> initializers.Initializer:
+        bias = initializers.get(self.bias_initializer)
+        return initializers.unit_forget_bias(bias, self.units, self.units) if self.unit_forget_bias else bias

@@ -1,0 +1,33 @@
+"""Elman's fully connected cell."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import activations
+from flax_rnn.cells.dense import DenseCell, RecurrentWeights
+from flax_rnn.cells.protocol import Affine, Params, affine
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class SimpleRNNCell(DenseCell):
+    """Elman's fully connected cell; the carry is the output ``h``.
+
+    ``h' = activation(x @ K + h @ R + b)``
+
+    Source: Elman 1990, "Finding Structure in Time"; ``keras.layers.SimpleRNNCell``.
+    """
+
+    def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> jax.Array:
+        """Zeros ``(B, H)`` of the compute dtype."""
+        del params
+        return jnp.zeros_like(projected[0])
+
+    def step(
+        self, weights: RecurrentWeights, carry: jax.Array, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[jax.Array, jax.Array]:
+        """The equation above: ``(h, projected) -> (h', h')``."""
+        (z,) = self.recur(weights, 0, carry, projected, affine)
+        h = activations.get(self.activation)(z)
+        return h.astype(carry.dtype), h.astype(projected[0].dtype)

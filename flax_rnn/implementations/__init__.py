@@ -1,0 +1,1 @@
+"""All steps: what a loop is, and the ways to evaluate it."""

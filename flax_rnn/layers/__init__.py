@@ -1,0 +1,1 @@
+"""What users run: a cell over whole sequences."""

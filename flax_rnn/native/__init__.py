@@ -1,4 +1,0 @@
-"""Whole sequences in one compiled kernel, on CPUs; optional, built when the package is installed."""
-
-from flax_rnn.native.kernels import unsupported as unsupported
-from flax_rnn.native.layer import evaluate as evaluate
