@@ -1,31 +1,67 @@
 """The native kernels, once for each kind of processor; where they cannot be compiled, the package does without."""
 
-import platform
+import os
+import runpy
 from pathlib import Path
 
 import jax
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
-SOURCES = Path("flax_rnn/implementations/native/src")
-# flax_rnn.implementations.native.library takes the first that the processor can run.
-BUILDS = {"_kernels": []}
-if platform.machine() in ("x86_64", "AMD64"):
-    BUILDS |= {
-        "_kernels_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-        "_kernels_v3": ["-march=x86-64-v3"],
-    }
+NATIVE = Path("flax_rnn/implementations/native")
+BUILDS = runpy.run_path(str(NATIVE / "builds.py"))
+DIGEST = BUILDS["digest"]()
+SOURCES = sorted(str(path) for path in (NATIVE / "src").glob("*.cc"))
+HEADERS = sorted(str(path) for path in (NATIVE / "src").glob("*.h"))
+
+
+class BuildKernels(build_ext):
+    """Libraries that use nothing of Python: their names have no tag of it, and they have no `PyInit`."""
+
+    def get_ext_filename(self, fullname):
+        """Without the tag."""
+        *packages, build = fullname.split(".")
+        return os.path.join(*packages, BUILDS["file_name"](build))
+
+    def get_export_symbols(self, ext):
+        """None: the sources say what is visible."""
+        return []
+
+    def build_extension(self, ext):
+        """Compiles it, unless the checkout has a library of these very sources."""
+        there = Path(self.get_ext_filename(ext.name))
+        if not self.force and there.is_file() and DIGEST.encode() in there.read_bytes():
+            to = Path(self.get_ext_fullpath(ext.name))
+            self.mkpath(str(to.parent))
+            self.copy_file(str(there), str(to))
+        else:
+            super().build_extension(ext)
+
+
+class Wheel(bdist_wheel):
+    """For any Python: of this platform if there are kernels in it, and for any platform if none could be compiled."""
+
+    def get_tag(self):
+        """``py3-none-<platform>`` or ``py3-none-any``."""
+        libraries = self.get_finalized_command("build_ext").get_outputs()
+        platform = super().get_tag()[2] if any(map(os.path.exists, libraries)) else "any"
+        return "py3", "none", platform
+
 
 setup(
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},
     ext_modules=[
         Extension(
-            f"flax_rnn.implementations.native.{name}",
-            [str(SOURCES / "handlers.cc")],
+            f"flax_rnn.implementations.native.{build}",
+            SOURCES,
             include_dirs=[jax.ffi.include_dir()],
-            depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
-            extra_compile_args=["-std=gnu++17", "-O3", "-g0", "-Wno-psabi", *flags],
+            define_macros=[("FLAX_RNN_DIGEST", f'"{DIGEST}"')],
+            depends=HEADERS,
+            extra_compile_args=["-std=gnu++17", "-O3", "-g0", "-Wno-psabi", *options],
             language="c++",
             optional=True,
         )
-        for name, flags in BUILDS.items()
-    ]
+        for build, options in BUILDS["OPTIONS"].items()
+    ],
 )

@@ -1,9 +1,6 @@
 """The native kernels against the NumPy oracle and against float64: values, gradients, options, limits, builds."""
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +11,6 @@ import pytest
 
 import flax_rnn
 from flax_rnn.implementations import choice as implementation
-from flax_rnn.implementations import native
 from flax_rnn.implementations.native import kernels, library
 
 pytestmark = pytest.mark.skipif(library.absent() is not None, reason=str(library.absent()))
@@ -360,44 +356,3 @@ def test_what_is_exported_has_to_ask_for_xla() -> None:
         exported("auto")
     outputs = exported("fused").call(weights, x)
     np.testing.assert_allclose(outputs, flax_rnn.rnn(cell, weights, x), atol=1e-6)
-
-
-BUILD = """
-import sys
-from flax_rnn.implementations.native import library
-library._BUILDS = (sys.argv[1],)
-if library.absent():
-    print("absent"); raise SystemExit
-import jax, jax.numpy as jnp, flax_rnn
-from flax_rnn import GRUCell, LSTMCell, SimpleRNNCell
-for cell in (SimpleRNNCell(21), LSTMCell(21), GRUCell(21), GRUCell(21, reset_after=False)):
-    weights = cell.init_params(jax.random.key(0), 5)
-    x = jax.random.normal(jax.random.key(1), (7, 9, 5))
-    loss = lambda w, x, how: jnp.sin(flax_rnn.rnn(cell, w, x, return_sequences=True, implementation=how)).sum()
-    pairs = [jax.tree.leaves(jax.value_and_grad(loss, (0, 1))(weights, x, how)) for how in ("scan", "native")]
-    assert all(jnp.allclose(*pair, rtol=1e-4, atol=1e-4) for pair in zip(*pairs)), cell
-print("equal")
-"""
-
-
-@pytest.mark.parametrize("build", library._BUILDS)
-def test_each_build(build: str) -> None:
-    done = subprocess.run([sys.executable, "-c", BUILD, build], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    if done.stdout.strip() == "absent":
-        pytest.skip("not built, or the processor cannot run it")
-    assert done.stdout.strip() == "equal"
-
-
-def test_names_and_numbers_of_the_sources_are_those_of_python() -> None:
-    sources = Path(native.__file__).parent / "src"
-    text = "".join((sources / name).read_text() for name in ("vector.h", "handlers.cc"))
-
-    def enumeration(name: str) -> list[str]:
-        return [
-            word.strip()[1:].lower()
-            for word in text.partition(f"enum class {name} : int64_t {{")[2].partition("}")[0].split(",")
-        ]
-
-    assert enumeration("Activation") == [name.replace("_", "") for name in kernels.ACTIVATIONS]
-    assert enumeration("Kind") == [name.replace("_", "") for name in kernels.CELLS]

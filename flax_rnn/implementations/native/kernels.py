@@ -15,8 +15,37 @@ from flax_rnn.cells.lstm import LSTMCell
 from flax_rnn.cells.simple_rnn import SimpleRNNCell
 from flax_rnn.implementations.native import library
 
-# The order of both is that of the enumerations in ``src``.
-CELLS = ("lstm", "gru", "gru_reset_before", "simple_rnn")
+
+class Kernel(NamedTuple):
+    """A kernel, as the struct of its name in ``src`` has it. Numbers are of blocks of ``H`` columns.
+
+    Attributes:
+      name: how ``src`` calls it.
+      cells: which classes it runs; a subclass may do something else.
+      gates: of the weights.
+      sums: of the sums of products, and of the bias.
+      saved: the gates that the backward pass needs.
+      extra: one more sequence that it needs, or none.
+      states: how many arrays the carry has, ``h`` or ``h, c``.
+      reset_after: what that argument of a GRU has to be.
+    """
+
+    name: str
+    cells: tuple[type, ...]
+    gates: int
+    sums: int
+    saved: int
+    extra: int
+    states: int
+    reset_after: bool | None = None
+
+
+KERNELS = (
+    Kernel("lstm", (LSTMCell, CuDNNLSTMCell), 4, 4, 4, 1, 2),
+    Kernel("gru", (GRUCell, CuDNNGRUCell), 3, 4, 4, 0, 1, reset_after=True),
+    Kernel("gru_reset_before", (GRUCell,), 3, 3, 3, 1, 1, reset_after=False),
+    Kernel("simple_rnn", (SimpleRNNCell,), 1, 1, 0, 0, 1),
+)
 ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid", "hard_sigmoid_keras2", "softsign")
 
 _EXACT = (None, "default", "high", "highest", "float32", *jax.lax.Precision)
@@ -36,21 +65,26 @@ class Saved(NamedTuple):
     extra: jax.Array
 
 
+def kernel(cell: Any) -> Kernel | None:
+    """The kernel of ``cell``; ``None`` if there is none."""
+    for one in KERNELS:
+        if type(cell) in one.cells and getattr(cell, "reset_after", None) == one.reset_after:
+            return one
+    return None
+
+
 def kind(cell: Any) -> str | None:
-    """The kernel of ``cell``; ``None`` if there is none. A subclass may do something else, and has none."""
-    if type(cell) in (LSTMCell, CuDNNLSTMCell):
-        return "lstm"
-    if type(cell) in (GRUCell, CuDNNGRUCell):
-        return "gru" if cell.reset_after else "gru_reset_before"
-    return "simple_rnn" if type(cell) is SimpleRNNCell else None
+    """The name of the kernel of ``cell``; ``None`` if there is none."""
+    found = kernel(cell)
+    return None if found is None else found.name
 
 
 def unsupported(cell: Any) -> str | None:
     """Why the kernels cannot run ``cell``, in words; ``None`` if they can."""
-    if kind(cell) is None:
+    if kernel(cell) is None:
         return f"there is no native kernel for {type(cell).__name__}"
     for name in ("activation", "recurrent_activation"):
-        if _index(getattr(cell, name, None)) is None:
+        if _activation(getattr(cell, name, None)) is None:
             return f"the native kernels have no {name} {getattr(cell, name)!r}"
     if cell.precision not in _EXACT:
         return f"the native kernels compute in float32, not with precision {cell.precision!r}"
@@ -74,11 +108,8 @@ def forward(
       sequences: whether to return ``saved.outputs``.
       keep: whether to return all that the backward pass needs.
     """
-    batch, steps, _ = x.shape
-    h0, c0 = _parts(cell, carry)
-    gates = {"lstm": 4, "gru": 4, "gru_reset_before": 3}.get(kind(cell) or "", 0)
-    extra = 1 if kind(cell) in ("lstm", "gru_reset_before") else 0
-    saved = [(batch, steps, size * cell.units) for size in (sequences or keep, keep * gates, keep * extra)]
+    of, (h0, c0) = _kernel(cell), _parts(cell, carry)
+    saved = [(*x.shape[:2], size * cell.units) for size in (sequences or keep, keep * of.saved, keep * of.extra)]
     h, c, *saved = _call(
         library.FORWARD, cell, [h0.shape, c0.shape, *saved],
         x, weights["kernel"], weights["recurrent_kernel"], weights["bias"], h0, c0, _or_empty(mask, 2, bool),
@@ -96,13 +127,13 @@ def backward(
     The sums are those of the gates; of a GRU that resets after the product they are those of z, r, and n, and of the
     state's part of n. ``saved`` is used up: the gradients take the place of the gates.
     """
-    h0, c0 = _parts(cell, carry)
-    gates = saved.gates.shape[-1] > 0
-    d_sums_shape = (saved.gates if gates else saved.outputs).shape
+    of, (h0, c0) = _kernel(cell), _parts(cell, carry)
+    d_sums_shape = (*saved.outputs.shape[:2], of.sums * cell.units)
+    in_place = {1: 0} if of.saved == of.sums else None
     d_sums, d_h0, d_c0 = _call(
         library.BACKWARD, cell, [d_sums_shape, h0.shape, c0.shape],
         *saved, recurrent_kernel, h0, c0, _or_empty(mask, 2, bool), _stacked(masks and masks.recurrent),
-        *_parts(cell, d_carry), _or_empty(d_outputs, 3), aliases={1: 0} if gates else None, **_options(cell, reverse),
+        *_parts(cell, d_carry), _or_empty(d_outputs, 3), aliases=in_place, **_options(cell, reverse),
     )  # fmt: skip
     return d_sums, _whole(carry, d_h0, d_c0)
 
@@ -117,7 +148,7 @@ def weights_gradient(
     cell: Any, d_sums: jax.Array, x: jax.Array, saved: Saved, carry: Any, mask: Any, masks: Any, reverse: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of ``kernel`` and ``recurrent_kernel``, and that of ``bias`` in the order of the sums."""
-    columns = cell.num_gates * cell.units
+    columns = _kernel(cell).gates * cell.units
     return _call(
         library.WEIGHTS_GRADIENT, cell, [(x.shape[-1], columns), (cell.units, columns), d_sums.shape[-1:]],
         d_sums, x, saved.outputs, saved.extra, _parts(cell, carry)[0], _or_empty(mask, 2, bool),
@@ -137,21 +168,27 @@ def _call(
         vmap_method="sequential",
         input_output_aliases=aliases,
     )
-    return call(*arguments, cell=CELLS.index(kind(cell) or ""), **attributes)
+    return call(*arguments, cell=_kernel(cell).name, **attributes)
+
+
+def _kernel(cell: Any) -> Kernel:
+    found = kernel(cell)
+    assert found is not None, "see `unsupported`"
+    return found
 
 
 def _options(cell: Any, reverse: bool) -> dict[str, Any]:
     recurrent = getattr(cell, "recurrent_activation", None)
     return {
-        "activation": _index(cell.activation) or 0,
-        "recurrent_activation": _index(recurrent) or 0,
+        "activation": _activation(cell.activation),
+        "recurrent_activation": _activation(recurrent),
         "reverse": reverse,
     }
 
 
 def _parts(cell: Any, carry: Any) -> tuple[jax.Array, jax.Array]:
     """``h`` and ``c`` of a carry."""
-    return carry if kind(cell) == "lstm" else (carry, _empty(2))
+    return carry if _kernel(cell).states == 2 else (carry, _empty(2))
 
 
 def _whole(carry: Any, h: jax.Array, c: jax.Array) -> Any:
@@ -160,9 +197,10 @@ def _whole(carry: Any, h: jax.Array, c: jax.Array) -> Any:
     return jax.tree.unflatten(tree, [h, c][: tree.num_leaves])
 
 
-def _index(activation: activations.Activation) -> int | None:
+def _activation(activation: activations.Activation) -> str | None:
+    """The kernels' name of an activation; ``None`` if they do not have it."""
     function = activations.get(activation)
-    return next((i for i, name in enumerate(ACTIVATIONS) if activations.get(name) is function), None)
+    return next((name for name in ACTIVATIONS if activations.get(name) is function), None)
 
 
 def _empty(axes: int, dtype: Any = jnp.float32) -> jax.Array:

@@ -106,7 +106,7 @@ class WeightsGradients {
           packed_from = from;
           for (int64_t tile = first; tile < last; tile += kRows) {
             Vector products[kRows][kWide] = {};
-            const float* const operand = &operands[index][(tile - first) * kSteps];
+            const float* const operand = operands[index].data() + (tile - first) * kSteps;
             Multiply<true>(products, &operand, {1, kRows}, count, panel.data());
             Write(products, weight, tile, std::min<int64_t>(kRows, last - tile), block, step > 0);
           }
@@ -136,7 +136,7 @@ class WeightsGradients {
       if (rows.before != nullptr) from = place % layer_.steps == start ? rows.before + b * rows.size : from + earlier;
       const float* const mask = rows.mask == nullptr ? nullptr : rows.mask + b * rows.size;
       for (int64_t row = first; row < last; row += kRows) {
-        float* const to = &operand[((row - first) * kSteps) + k * kRows];
+        float* const to = operand.data() + (row - first) * kSteps + k * kRows;
         if (layer_.Masked(place))
           std::fill_n(to, kRows, 0.0f);  // and not what is there, which may be NaN
         else if (row + kRows <= last)
@@ -154,14 +154,15 @@ class WeightsGradients {
     for (int64_t k = 0; k < count; ++k)
       for (int n = 0; n < kWide && UnitOf(block) + n * kLanes < units; ++n) {
         const int64_t unit = UnitOf(block) + n * kLanes;
-        Store(&panel[k * kSize + n * kLanes], Load(sums_ + ((step + k) * total_ + from) * units + unit, units - unit));
+        Store(panel.data() + k * kSize + n * kLanes,
+              Load(sums_ + ((step + k) * total_ + from) * units + unit, units - unit));
       }
   }
 
   void AddToBias(int from, int64_t block, int64_t count, const std::vector<float>& panel, bool add) const {
     Vector totals[kWide] = {};
     for (int64_t k = 0; k < count; ++k)
-      for (int n = 0; n < kWide; ++n) totals[n] += Load(&panel[k * kSize + n * kLanes]);
+      for (int n = 0; n < kWide; ++n) totals[n] += Load(panel.data() + k * kSize + n * kLanes);
     WriteRow(totals, bias_ + from * layer_.units, block, add);
   }
 

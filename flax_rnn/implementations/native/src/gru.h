@@ -10,6 +10,10 @@
 namespace flax_rnn {
 
 struct Gru {
+  static constexpr std::string_view kName = "gru";
+  static constexpr int kGates = 3, kSums = 4, kSaved = 4, kExtra = 0, kCell = 0;
+  static constexpr bool kProductOfExtra = false;
+
   static std::vector<Panels> Pack(const Layer& layer, const float* kernel, const float* recurrent, const float* bias) {
     return {{kernel, layer.features, layer.units, 3, 0, 3},
             {recurrent, layer.units, layer.units, 3, 0, 3},
@@ -81,9 +85,9 @@ struct Gru {
     if (arrays.d_outputs != nullptr) d += Load(arrays.d_outputs + place * units + unit, lanes);
     if (!layer.Masked(place)) {
       const Vector z = Load(gates, lanes), r = Load(gates + units, lanes), n = Load(gates + 2 * units, lanes);
-      d_z = d * (Load(h_before, lanes) - n) * Slope(layer.gate, z);
-      d_n = d * (1.0f - z) * Slope(layer.activation, n);
-      d_r = d_n * Load(gates + 3 * units, lanes) * Slope(layer.gate, r);
+      d_z = Gradient(layer.gate, z, d * (Load(h_before, lanes) - n));
+      d_n = Gradient(layer.activation, n, d * (1.0f - z));
+      d_r = Gradient(layer.gate, r, d_n * Load(gates + 3 * units, lanes));
       d_state = d_n * r;
       d = d * z;
     }

@@ -9,6 +9,10 @@
 namespace flax_rnn {
 
 struct GruResetBefore {
+  static constexpr std::string_view kName = "gru_reset_before";
+  static constexpr int kGates = 3, kSums = 3, kSaved = 3, kExtra = 1, kCell = 0;
+  static constexpr bool kProductOfExtra = true;
+
   static std::vector<Panels> Pack(const Layer& layer, const float* kernel, const float* recurrent, const float* bias) {
     return {{kernel, layer.features, layer.units, 3, 0, 3},
             {recurrent, layer.units, layer.units, 3, 0, 2},
@@ -106,8 +110,8 @@ struct GruResetBefore {
     if (arrays.d_outputs != nullptr) d += Load(arrays.d_outputs + place * units + unit, lanes);
     if (!layer.Masked(place)) {
       const Vector z = Load(gates, lanes), n = Load(gates + 2 * units, lanes);
-      d_z = d * (Load(h_before, lanes) - n) * Slope(layer.gate, z);
-      d_n = d * (1.0f - z) * Slope(layer.activation, n);
+      d_z = Gradient(layer.gate, z, d * (Load(h_before, lanes) - n));
+      d_n = Gradient(layer.activation, n, d * (1.0f - z));
       d = d * z;
     }
     Store(d_h, d, lanes);
@@ -124,7 +128,7 @@ struct GruResetBefore {
     Vector d_r = {};
     if (!layer.Masked(place)) {
       const Vector d = Load(d_reset, lanes), r = Load(gates + units, lanes);
-      d_r = d * Load(h_before, lanes) * Slope(layer.gate, r);
+      d_r = Gradient(layer.gate, r, d * Load(h_before, lanes));
       Store(d_h, Load(d_h, lanes) + d * r, lanes);
     }
     Store(d_sums + units, d_r, lanes);

@@ -1,182 +1,120 @@
-// The functions that XLA calls, and one that tells whether they can run on this machine.
-//
-// Arrays that a cell does not have, or that are not asked for, are empty.
+// The functions that XLA calls. Each checks the sizes of all arrays against the first ones.
 
-#include "gru.h"
-#include "gru_reset_before.h"
-#include "lstm.h"
-#include "simple_rnn.h"
-#include "threads.h"
+#include "arguments.h"
+#include "passes.h"
 
 namespace flax_rnn {
 namespace {
 
-namespace ffi = xla::ffi;
-
-using Floats = ffi::Buffer<ffi::F32>;
-using Booleans = ffi::Buffer<ffi::PRED>;
-using Result = ffi::Result<Floats>;
-
-const float* Data(const Floats& array) { return array.element_count() > 0 ? array.typed_data() : nullptr; }
-float* Data(Result& array) { return array->element_count() > 0 ? array->typed_data() : nullptr; }
-const bool* Data(const Booleans& array) { return array.element_count() > 0 ? array.typed_data() : nullptr; }
-
-Layer Describe(const Floats& sequence, const Floats& h0, const bool* mask, int64_t activation, int64_t gate,
-               bool reverse) {
-  const auto sizes = sequence.dimensions();  // (B, T, N)
-  return {sizes[0], sizes[1], sizes[2], h0.dimensions()[1], reverse, Activation(activation), Activation(gate),
-          {},       {},       mask};
+// The sizes of a layer, from a sequence (B, T, N) and the state (B, H) ahead of it, with a mask (B, T) or none.
+Layer Describe(const char* name, const Floats& sequence, const Floats& h0, const Booleans& mask, bool reverse) {
+  const Shape sizes = Sizes(name, sequence, 3);
+  Layer layer{};
+  layer.batch = sizes[0], layer.steps = sizes[1], layer.features = sizes[2];
+  layer.units = Sizes("h0", h0, 2)[1];
+  layer.reverse = reverse;
+  layer.mask = Data(mask);
+  Expect("h0", h0, {layer.batch, layer.units});
+  ExpectAtMost("mask", mask, {layer.batch, layer.steps});
+  return layer;
 }
 
-DropoutMasks Masks(const Floats& masks, int64_t batch) {
-  return {Data(masks), Data(masks) == nullptr ? 0 : static_cast<int64_t>(masks.dimensions()[0]), batch};
+ffi::Error RunForward(ffi::ThreadPool pool, std::string_view cell, std::string_view activation, std::string_view gate,
+                      bool reverse, Floats x, Floats kernel, Floats recurrent, Floats bias, Floats h0, Floats c0,
+                      Booleans mask, Floats input_masks, Floats recurrent_masks, Result h, Result c, Result outputs,
+                      Result gates, Result extra) {
+  return Run(cell, [&](auto type) {
+    using Cell = decltype(type);
+    Layer layer = Describe("x", x, h0, mask, reverse);
+    const int64_t batch = layer.batch, steps = layer.steps, features = layer.features, units = layer.units;
+    layer.activation = ActivationOf("activation", activation);
+    layer.gate = ActivationOf("recurrent_activation", gate);
+    layer.input_masks = MasksOf("input_masks", input_masks, Cell::kGates, batch, features);
+    layer.recurrent_masks = MasksOf("recurrent_masks", recurrent_masks, Cell::kGates, batch, units);
+    Expect("kernel", kernel, {features, Cell::kGates * units});
+    Expect("recurrent_kernel", recurrent, {units, Cell::kGates * units});
+    Expect("bias", bias, {Cell::kSums * units});
+    Expect("c0", c0, {Cell::kCell * batch, Cell::kCell * units});
+    Expect("h", *h, {batch, units});
+    Expect("c", *c, {Cell::kCell * batch, Cell::kCell * units});
+    ExpectAtMost("outputs", *outputs, {batch, steps, units});
+    ExpectAtMost("gates", *gates, {batch, steps, Cell::kSaved * units});
+    if (Data(gates) != nullptr) Expect("extra", *extra, {batch, steps, Cell::kExtra * units});
+    Forward<Cell>(pool, layer, {Data(kernel), Data(recurrent), Data(bias)},
+                  {Data(x), Data(h0), Data(c0), Data(h), Data(c), Data(outputs), Data(gates), Data(extra)});
+  });
 }
 
-template <typename Cell>
-void Forward(ffi::ThreadPool& pool, const Layer& layer, const Floats& kernel, const Floats& recurrent,
-             const Floats& bias, const ForwardArrays& arrays) {
-  std::vector<Panels> panels = Cell::Pack(layer, kernel.typed_data(), recurrent.typed_data(), bias.typed_data());
-  const auto pack = [&](int64_t panel) {
-    for (Panels& matrix : panels)
-      if (panel < matrix.count()) matrix.Pack(panel);
-  };
-  ForRows(pool, panels[0].count(), pack, layer.batch,
-          [&](int64_t first, int64_t last) { Cell::Forward(layer, panels, arrays, first, last); });
-}
-
-template <typename Cell>
-void Backward(ffi::ThreadPool& pool, const Layer& layer, const Floats& recurrent, const BackwardArrays& arrays) {
-  TransposedPanels panels(recurrent.typed_data(), layer.units, recurrent.dimensions()[1], layer.units);
-  ForRows(
-      pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, layer.batch,
-      [&](int64_t first, int64_t last) { Cell::Backward(layer, panels, arrays, first, last); });
-}
-
-// In the order of flax_rnn.native.kernels.CELLS.
-enum class Kind : int64_t { kLstm, kGru, kGruResetBefore, kSimpleRnn };
-
-ffi::Error RunForward(ffi::ThreadPool pool, int64_t cell, int64_t activation, int64_t gate, bool reverse, Floats x,
-                      Floats kernel, Floats recurrent, Floats bias, Floats h0, Floats c0, Booleans mask,
-                      Floats input_masks, Floats recurrent_masks, Result h, Result c, Result outputs, Result gates,
-                      Result extra) {
-  Layer layer = Describe(x, h0, Data(mask), activation, gate, reverse);
-  layer.input_masks = Masks(input_masks, layer.batch);
-  layer.recurrent_masks = Masks(recurrent_masks, layer.batch);
-  const ForwardArrays arrays{Data(x), Data(h0), Data(c0), Data(h), Data(c), Data(outputs), Data(gates), Data(extra)};
-  switch (Kind(cell)) {
-    case Kind::kLstm:
-      Forward<Lstm>(pool, layer, kernel, recurrent, bias, arrays);
-      break;
-    case Kind::kGru:
-      Forward<Gru>(pool, layer, kernel, recurrent, bias, arrays);
-      break;
-    case Kind::kGruResetBefore:
-      Forward<GruResetBefore>(pool, layer, kernel, recurrent, bias, arrays);
-      break;
-    case Kind::kSimpleRnn:
-      Forward<SimpleRnn>(pool, layer, kernel, recurrent, bias, arrays);
-      break;
-  }
-  return ffi::Error::Success();
-}
-
-ffi::Error RunBackward(ffi::ThreadPool pool, int64_t cell, int64_t activation, int64_t gate, bool reverse,
-                       Floats outputs, Floats gates, Floats extra, Floats recurrent, Floats h0, Floats c0,
+ffi::Error RunBackward(ffi::ThreadPool pool, std::string_view cell, std::string_view activation, std::string_view gate,
+                       bool reverse, Floats outputs, Floats gates, Floats extra, Floats recurrent, Floats h0, Floats c0,
                        Booleans mask, Floats recurrent_masks, Floats d_h, Floats d_c, Floats d_outputs, Result d_sums,
                        Result d_h0, Result d_c0) {
-  Layer layer = Describe(outputs, h0, Data(mask), activation, gate, reverse);
-  layer.recurrent_masks = Masks(recurrent_masks, layer.batch);
-  const BackwardArrays arrays{Data(outputs), Data(gates),     Data(extra),  Data(h0),   Data(c0),  Data(d_h),
-                              Data(d_c),     Data(d_outputs), Data(d_sums), Data(d_h0), Data(d_c0)};
-  switch (Kind(cell)) {
-    case Kind::kLstm:
-      Backward<Lstm>(pool, layer, recurrent, arrays);
-      break;
-    case Kind::kGru:
-      Backward<Gru>(pool, layer, recurrent, arrays);
-      break;
-    case Kind::kGruResetBefore:
-      Backward<GruResetBefore>(pool, layer, recurrent, arrays);
-      break;
-    case Kind::kSimpleRnn:
-      Backward<SimpleRnn>(pool, layer, recurrent, arrays);
-      break;
-  }
-  return ffi::Error::Success();
+  return Run(cell, [&](auto type) {
+    using Cell = decltype(type);
+    Layer layer = Describe("outputs", outputs, h0, mask, reverse);
+    const int64_t batch = layer.batch, steps = layer.steps, units = layer.units;
+    layer.activation = ActivationOf("activation", activation);
+    layer.gate = ActivationOf("recurrent_activation", gate);
+    layer.recurrent_masks = MasksOf("recurrent_masks", recurrent_masks, Cell::kGates, batch, units);
+    Expect("outputs", outputs, {batch, steps, units});
+    Expect("gates", gates, {batch, steps, Cell::kSaved * units});
+    Expect("extra", extra, {batch, steps, Cell::kExtra * units});
+    Expect("recurrent_kernel", recurrent, {units, Cell::kGates * units});
+    Expect("c0", c0, {Cell::kCell * batch, Cell::kCell * units});
+    Expect("d_h", d_h, {batch, units});
+    Expect("d_c", d_c, {Cell::kCell * batch, Cell::kCell * units});
+    ExpectAtMost("d_outputs", d_outputs, {batch, steps, units});
+    Expect("d_sums", *d_sums, {batch, steps, Cell::kSums * units});
+    Expect("d_h0", *d_h0, {batch, units});
+    Expect("d_c0", *d_c0, {Cell::kCell * batch, Cell::kCell * units});
+    Backward<Cell>(pool, layer, Data(recurrent),
+                   {Data(outputs), Data(gates), Data(extra), Data(h0), Data(c0), Data(d_h), Data(d_c), Data(d_outputs),
+                    Data(d_sums), Data(d_h0), Data(d_c0)});
+  });
 }
 
-// How many gates the weights of a cell have, and the sums of its products.
-struct Columns {
-  int weights, sums;
-};
-
-Columns ColumnsOf(int64_t cell) {
-  switch (Kind(cell)) {
-    case Kind::kLstm:
-      return {4, 4};
-    case Kind::kGru:
-      return {3, 4};
-    case Kind::kGruResetBefore:
-      return {3, 3};
-    case Kind::kSimpleRnn:
-      break;
-  }
-  return {1, 1};
+ffi::Error RunInputsGradient(ffi::ThreadPool pool, std::string_view cell, Floats d_sums, Floats kernel,
+                             Floats input_masks, Result d_x) {
+  return Run(cell, [&](auto type) {
+    using Cell = decltype(type);
+    const Shape sizes = Sizes("d_x", *d_x, 3);
+    Layer layer{};
+    layer.batch = sizes[0], layer.steps = sizes[1], layer.features = sizes[2];
+    layer.units = Sizes("kernel", kernel, 2)[1] / Cell::kGates;
+    layer.input_masks = MasksOf("input_masks", input_masks, Cell::kGates, layer.batch, layer.features);
+    Expect("kernel", kernel, {layer.features, Cell::kGates * layer.units});
+    Expect("d_sums", d_sums, {layer.batch, layer.steps, Cell::kSums * layer.units});
+    InputsGradient<Cell>(pool, layer, Data(kernel), Data(d_sums), Data(d_x));
+  });
 }
 
-ffi::Error RunInputsGradient(ffi::ThreadPool pool, int64_t cell, Floats d_sums, Floats kernel, Floats masks,
-                             Result d_x) {
-  const auto sizes = d_x->dimensions();  // (B, T, D)
-  const int64_t batch = sizes[0], steps = sizes[1], features = sizes[2];
-  const Columns columns = ColumnsOf(cell);
-  const int64_t units = kernel.dimensions()[1] / columns.weights;
-  TransposedPanels panels(kernel.typed_data(), features, columns.weights * units, units);
-  ForRows(
-      pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, batch * steps,
-      [&](int64_t first, int64_t last) {
-        MultiplyTransposed<false>(panels, Masks(masks, batch), {0, columns.weights, columns.sums},
-                                  d_sums.typed_data() + first * columns.sums * units, first, last - first, steps,
-                                  d_x->typed_data() + first * features);
-      });
-  return ffi::Error::Success();
-}
-
-ffi::Error RunWeightsGradient(ffi::ThreadPool pool, int64_t cell, bool reverse, Floats d_sums, Floats x, Floats outputs,
-                              Floats extra, Floats h0, Booleans mask, Floats input_masks, Floats recurrent_masks,
-                              Result d_kernel, Result d_recurrent, Result d_bias) {
-  Layer layer = Describe(x, h0, Data(mask), 0, 0, reverse);
-  layer.input_masks = Masks(input_masks, layer.batch);
-  layer.recurrent_masks = Masks(recurrent_masks, layer.batch);
-  if (layer.batch == 0) {  // nothing below would write them
-    for (Result* result : {&d_kernel, &d_recurrent, &d_bias})
-      std::fill_n((*result)->typed_data(), (*result)->element_count(), 0.0f);
-    return ffi::Error::Success();
-  }
-  const Columns columns = ColumnsOf(cell);
-  Weight inputs{{}, {}, Data(d_kernel)}, states{{}, {}, Data(d_recurrent)};
-  for (int gate = 0; gate < columns.weights; ++gate) {
-    inputs.rows.push_back({Data(x), nullptr, layer.input_masks.Of(gate, layer.features), layer.features});
-    states.rows.push_back({Data(outputs), Data(h0), layer.recurrent_masks.Of(gate, layer.units), layer.units});
-    inputs.from.push_back(gate);
-    states.from.push_back(gate);
-  }
-  states.from.back() = columns.sums - 1;
-  if (Kind(cell) == Kind::kGruResetBefore) {
-    states.rows.back().values = Data(extra);
-    states.rows.back().before = nullptr;
-  }
-  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const WeightsGradients gradients(layer, {inputs, states}, columns.sums, Data(d_sums), Data(d_bias));
-  ForEach(pool, 0, [](int64_t) {}, gradients.parts(threads), [&](int64_t part) { gradients.Compute(part, threads); });
-  return ffi::Error::Success();
+ffi::Error RunWeightsGradient(ffi::ThreadPool pool, std::string_view cell, bool reverse, Floats d_sums, Floats x,
+                              Floats outputs, Floats extra, Floats h0, Booleans mask, Floats input_masks,
+                              Floats recurrent_masks, Result d_kernel, Result d_recurrent, Result d_bias) {
+  return Run(cell, [&](auto type) {
+    using Cell = decltype(type);
+    Layer layer = Describe("x", x, h0, mask, reverse);
+    const int64_t batch = layer.batch, steps = layer.steps, features = layer.features, units = layer.units;
+    layer.input_masks = MasksOf("input_masks", input_masks, Cell::kGates, batch, features);
+    layer.recurrent_masks = MasksOf("recurrent_masks", recurrent_masks, Cell::kGates, batch, units);
+    Expect("d_sums", d_sums, {batch, steps, Cell::kSums * units});
+    Expect("outputs", outputs, {batch, steps, units});
+    Expect("extra", extra, {batch, steps, Cell::kExtra * units});
+    Expect("d_kernel", *d_kernel, {features, Cell::kGates * units});
+    Expect("d_recurrent_kernel", *d_recurrent, {units, Cell::kGates * units});
+    Expect("d_bias", *d_bias, {Cell::kSums * units});
+    WeightsGradient<Cell>(
+        pool, layer,
+        {Data(d_sums), Data(x), Data(outputs), Data(extra), Data(h0), Data(d_kernel), Data(d_recurrent), Data(d_bias)});
+  });
 }
 
 auto Binding() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
-      .Attr<int64_t>("cell")
-      .Attr<int64_t>("activation")
-      .Attr<int64_t>("recurrent_activation")
+      .Attr<std::string_view>("cell")
+      .Attr<std::string_view>("activation")
+      .Attr<std::string_view>("recurrent_activation")
       .Attr<bool>("reverse");
 }
 
@@ -219,7 +157,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(FlaxRnnBackward, RunBackward,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(FlaxRnnInputsGradient, RunInputsGradient,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Attr<int64_t>("cell")
+                                  .Attr<std::string_view>("cell")
                                   .Arg<Floats>()    // d_sums
                                   .Arg<Floats>()    // kernel
                                   .Arg<Floats>()    // input_masks
@@ -228,7 +166,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(FlaxRnnInputsGradient, RunInputsGradient,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(FlaxRnnWeightsGradient, RunWeightsGradient,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
-                                  .Attr<int64_t>("cell")
+                                  .Attr<std::string_view>("cell")
                                   .Attr<bool>("reverse")
                                   .Arg<Floats>()    // d_sums
                                   .Arg<Floats>()    // x
@@ -241,17 +179,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(FlaxRnnWeightsGradient, RunWeightsGradient,
                                   .Ret<Floats>()    // d_kernel
                                   .Ret<Floats>()    // d_recurrent
                                   .Ret<Floats>());  // d_bias
-
-// Whether the processor has the instructions that this was compiled for.
-extern "C" bool FlaxRnnSupported() {
-#if defined(__AVX512F__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#elif defined(__AVX2__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-#else
-  return true;
-#endif
-}
 
 }  // namespace flax_rnn

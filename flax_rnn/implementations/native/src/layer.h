@@ -6,6 +6,7 @@
 #ifndef FLAX_RNN_LAYER_H_
 #define FLAX_RNN_LAYER_H_
 
+#include "activations.h"
 #include "panels.h"
 #include "product.h"
 
@@ -21,9 +22,8 @@ struct DropoutMasks {
     return count == 0 ? nullptr : values + (count > 1 ? gate : 0) * batch * size;
   }
 
-  DropoutMasks One(int64_t index, int64_t size) const {
-    return count == 0 ? *this : DropoutMasks{values + index * batch * size, 1, batch};
-  }
+  // The mask of a gate, for all gates.
+  DropoutMasks One(int64_t gate, int64_t size) const { return {Of(gate, size), std::min<int64_t>(count, 1), batch}; }
 };
 
 struct Layer {
@@ -70,7 +70,7 @@ class Operand {
     for (int64_t n = 0; n < std::max<int64_t>(1, masks_.count); ++n)
       for (int64_t row = 0; row < rows_; ++row) {
         const float* const source = from + row * stride;
-        float* const to = &values_[(n * rows_ + row) * size_];
+        float* const to = values_.data() + (n * rows_ + row) * size_;
         if (masks_.count == 0) {
           std::copy(source, source + size_, to);
         } else {
@@ -85,7 +85,7 @@ class Operand {
   void Multiply(Vector (&sums)[R][N], int64_t row, const float* panel) const {
     const float* operands[N];
     const bool shared = masks_.count <= 1;
-    for (int n = 0; n < N; ++n) operands[n] = &values_[((shared ? 0 : n) * rows_ + row) * size_];
+    for (int n = 0; n < N; ++n) operands[n] = values_.data() + ((shared ? 0 : n) * rows_ + row) * size_;
     if (shared)
       flax_rnn::Multiply<true>(sums, operands, {size_}, size_, panel);
     else if constexpr (N <= G)

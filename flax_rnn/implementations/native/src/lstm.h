@@ -9,6 +9,10 @@
 namespace flax_rnn {
 
 struct Lstm {
+  static constexpr std::string_view kName = "lstm";
+  static constexpr int kGates = 4, kSums = 4, kSaved = 4, kExtra = 1, kCell = 1;
+  static constexpr bool kProductOfExtra = false;
+
   static std::vector<Panels> Pack(const Layer& layer, const float* kernel, const float* recurrent, const float* bias) {
     return {{kernel, layer.features, layer.units, 4, 0, 4},
             {recurrent, layer.units, layer.units, 4, 0, 4},
@@ -87,11 +91,11 @@ struct Lstm {
       const Vector i = Load(gates, lanes), f = Load(gates + units, lanes);
       const Vector g = Load(gates + 2 * units, lanes), o = Load(gates + 3 * units, lanes);
       const Vector y = Activate(layer.activation, Load(arrays.extra + place * units + unit, lanes));
-      const Vector d_cell = Load(d_c, lanes) + d * o * Slope(layer.activation, y);
-      d_gates[0] = d_cell * g * Slope(layer.gate, i);
-      d_gates[1] = d_cell * Load(c_before, lanes) * Slope(layer.gate, f);
-      d_gates[2] = d_cell * i * Slope(layer.activation, g);
-      d_gates[3] = d * y * Slope(layer.gate, o);
+      const Vector d_cell = Gradient(layer.activation, y, d * o, Load(d_c, lanes));
+      d_gates[0] = Gradient(layer.gate, i, d_cell * g);
+      d_gates[1] = Gradient(layer.gate, f, d_cell * Load(c_before, lanes));
+      d_gates[2] = Gradient(layer.activation, g, d_cell * i);
+      d_gates[3] = Gradient(layer.gate, o, d * y);
       Store(d_c, d_cell * f, lanes);
       d = Vector{};
     }

@@ -33,10 +33,10 @@ class Panels {
   int64_t count() const { return count_; }
 
   // The panel of the units from `unit` on.
-  const float* at(int64_t unit) const { return &values_[unit / step_ * depth_ * columns_ * kLanes]; }
+  const float* at(int64_t unit) const { return values_.data() + unit / step_ * depth_ * columns_ * kLanes; }
 
   void Pack(int64_t panel) {
-    float* to = &values_[panel * depth_ * columns_ * kLanes];
+    float* to = values_.data() + panel * depth_ * columns_ * kLanes;
     for (int64_t k = 0; k < depth_; ++k)
       for (int64_t n = 0; n < columns_; ++n, to += kLanes) {
         const int64_t unit = panel * step_ + (wide_ ? n * kLanes : 0);
@@ -68,10 +68,12 @@ class TransposedPanels {
   int64_t units() const { return units_; }
 
   // The panel of the rows from `row` on, beginning with `column`.
-  const float* at(int64_t row, int64_t column) const { return &values_[(row / kSize * columns_ + column) * kSize]; }
+  const float* at(int64_t row, int64_t column) const {
+    return values_.data() + (row / kSize * columns_ + column) * kSize;
+  }
 
   void Pack(int64_t panel) {
-    float* const to = &values_[panel * columns_ * kSize];
+    float* const to = values_.data() + panel * columns_ * kSize;
     const float* const from = matrix_ + panel * kSize * columns_;
     const int64_t count = std::min<int64_t>(kSize, size_ - panel * kSize);
     for (int64_t first = 0; first < columns_; first += kLanes)  // in blocks that stay in the cache

@@ -8,6 +8,10 @@
 namespace flax_rnn {
 
 struct SimpleRnn {
+  static constexpr std::string_view kName = "simple_rnn";
+  static constexpr int kGates = 1, kSums = 1, kSaved = 0, kExtra = 0, kCell = 0;
+  static constexpr bool kProductOfExtra = false;
+
   static std::vector<Panels> Pack(const Layer& layer, const float* kernel, const float* recurrent, const float* bias) {
     return {{kernel, layer.features, layer.units, 1, 0, 0},
             {recurrent, layer.units, layer.units, 1, 0, 0},
@@ -50,7 +54,7 @@ struct SimpleRnn {
                   if (arrays.d_outputs != nullptr) d += Load(arrays.d_outputs + place * units + unit, lanes);
                   const Vector y = Load(arrays.outputs + place * units + unit, lanes);
                   const bool masked = layer.Masked(place);
-                  const Vector d_sum = masked ? Vector{} : d * Slope(layer.activation, y);
+                  const Vector d_sum = masked ? Vector{} : Gradient(layer.activation, y, d);
                   Store(&d_h[at], masked ? d : Vector{}, lanes);
                   Store(&d_sums[at], d_sum, lanes);
                   Store(arrays.d_sums + place * units + unit, d_sum, lanes);

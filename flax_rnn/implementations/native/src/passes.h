@@ -1,0 +1,81 @@
+// The passes of a layer, each divided among the threads of a pool: forward, backward through all steps, and the
+// gradients of inputs and weights, which follow from those of the sums of products of all steps at once.
+
+#ifndef FLAX_RNN_PASSES_H_
+#define FLAX_RNN_PASSES_H_
+
+#include "cells.h"
+#include "threads.h"
+
+namespace flax_rnn {
+
+struct Weights {
+  const float *kernel, *recurrent, *bias;  // (D, g H), (H, g H), (g H)
+};
+
+// As the forward and the backward pass have left them, and where the gradients of the weights go.
+struct WeightsGradientArrays {
+  const float *d_sums, *x, *outputs, *extra, *h0;
+  float *d_kernel, *d_recurrent, *d_bias;
+};
+
+template <typename Cell, typename Pool>
+void Forward(Pool& pool, const Layer& layer, const Weights& weights, const ForwardArrays& arrays) {
+  std::vector<Panels> panels = Cell::Pack(layer, weights.kernel, weights.recurrent, weights.bias);
+  const auto pack = [&](int64_t panel) {
+    for (Panels& matrix : panels)
+      if (panel < matrix.count()) matrix.Pack(panel);
+  };
+  ForRows(pool, panels[0].count(), pack, layer.batch,
+          [&](int64_t first, int64_t last) { Cell::Forward(layer, panels, arrays, first, last); });
+}
+
+template <typename Cell, typename Pool>
+void Backward(Pool& pool, const Layer& layer, const float* recurrent, const BackwardArrays& arrays) {
+  TransposedPanels panels(recurrent, layer.units, Cell::kGates * layer.units, layer.units);
+  ForRows(
+      pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, layer.batch,
+      [&](int64_t first, int64_t last) { Cell::Backward(layer, panels, arrays, first, last); });
+}
+
+template <typename Cell, typename Pool>
+void InputsGradient(Pool& pool, const Layer& layer, const float* kernel, const float* d_sums, float* d_x) {
+  TransposedPanels panels(kernel, layer.features, Cell::kGates * layer.units, layer.units);
+  ForRows(
+      pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, layer.batch * layer.steps,
+      [&](int64_t first, int64_t last) {
+        MultiplyTransposed<false>(panels, layer.input_masks, {0, Cell::kGates, Cell::kSums},
+                                  d_sums + first * Cell::kSums * layer.units, first, last - first, layer.steps,
+                                  d_x + first * layer.features);
+      });
+}
+
+template <typename Cell, typename Pool>
+void WeightsGradient(Pool& pool, const Layer& layer, const WeightsGradientArrays& arrays) {
+  const int64_t features = layer.features, units = layer.units;
+  if (layer.batch * layer.steps * units == 0) {  // nothing below would write them
+    std::fill_n(arrays.d_kernel, features * Cell::kGates * units, 0.0f);
+    std::fill_n(arrays.d_recurrent, units * Cell::kGates * units, 0.0f);
+    std::fill_n(arrays.d_bias, Cell::kSums * units, 0.0f);
+    return;
+  }
+  Weight inputs{{}, {}, arrays.d_kernel}, states{{}, {}, arrays.d_recurrent};
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    inputs.rows.push_back({arrays.x, nullptr, layer.input_masks.Of(gate, features), features});
+    states.rows.push_back({arrays.outputs, arrays.h0, layer.recurrent_masks.Of(gate, units), units});
+    inputs.from.push_back(gate);
+    states.from.push_back(gate);
+  }
+  states.from.back() = Cell::kSums - 1;
+  if (Cell::kProductOfExtra) {
+    states.rows.back().values = arrays.extra;
+    states.rows.back().before = nullptr;
+  }
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  const WeightsGradients gradients(layer, {inputs, states}, Cell::kSums, arrays.d_sums, arrays.d_bias);
+  ForEach(pool, 0, [](int64_t) {}, gradients.parts(threads), [&](int64_t part) { gradients.Compute(part, threads); });
+}
+
+}  // namespace flax_rnn
+
+#endif  // FLAX_RNN_PASSES_H_
