@@ -21,8 +21,12 @@ def linear(x: jax.Array) -> jax.Array:
 
 
 def hard_sigmoid_keras2(x: jax.Array) -> jax.Array:
-    """``clip(0.2 x + 0.5, 0, 1)``: the ``hard_sigmoid`` of Keras 1 and 2 (Keras 3 has slope 1/6)."""
-    return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
+    """``clip(0.2 x + 0.5, 0, 1)``: the ``hard_sigmoid`` of Keras 1 and 2 (Keras 3 has slope 1/6).
+
+    At its kinks the derivative is 0, as that of ``jax.nn.hard_sigmoid``.
+    """
+    y = 0.2 * x + 0.5
+    return jnp.where(y <= 0, 0.0, jnp.where(y >= 1, 1.0, y)).astype(y.dtype)
 
 
 def gelu(x: jax.Array) -> jax.Array:

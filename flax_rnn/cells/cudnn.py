@@ -20,14 +20,15 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import initializers
+from flax_rnn.cells.arguments import CellArguments
 from flax_rnn.cells.dense import DenseCell
-from flax_rnn.cells.gru import GRUCell
-from flax_rnn.cells.lstm import LSTMCell
+from flax_rnn.cells.gru import GRUArguments, GRUCell
+from flax_rnn.cells.lstm import LSTMArguments, LSTMCell
 from flax_rnn.cells.protocol import Params
 
 
-class _CuDNNWeights(DenseCell):
-    """Turns the weights into plain ones wherever a cell uses them."""
+class _Fixed(CellArguments):
+    """Arguments most of which have one value only."""
 
     fixed: ClassVar[dict[str, Any]] = {
         "activation": "tanh",
@@ -43,6 +44,20 @@ class _CuDNNWeights(DenseCell):
         for name, value in self.fixed.items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name}: {type(self).__name__} has {value!r}, got {getattr(self, name)!r}")
+
+
+class CuDNNLSTMArguments(_Fixed, LSTMArguments):
+    """The arguments of a ``CuDNNLSTMCell``."""
+
+
+class CuDNNGRUArguments(_Fixed, GRUArguments):
+    """The arguments of a ``CuDNNGRUCell``."""
+
+    fixed: ClassVar[dict[str, Any]] = {**_Fixed.fixed, "reset_after": True}
+
+
+class _CuDNNWeights(DenseCell):
+    """Turns the weights into plain ones wherever a cell uses them."""
 
     def bias_shape(self) -> tuple[int, ...]:
         """``(2 g H,)``: the biases of the inputs, then those of the state."""
@@ -65,7 +80,7 @@ class _CuDNNWeights(DenseCell):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class CuDNNLSTMCell(_CuDNNWeights, LSTMCell):
+class CuDNNLSTMCell(_CuDNNWeights, CuDNNLSTMArguments, LSTMCell):
     """``LSTMCell`` with the weights of ``CuDNNLSTM``: gates i, f, g, o, ``bias`` ``(8 H,)``.
 
     With ``unit_forget_bias`` it is the forget gate's bias of the state that starts at 1.
@@ -80,7 +95,5 @@ class CuDNNLSTMCell(_CuDNNWeights, LSTMCell):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class CuDNNGRUCell(_CuDNNWeights, GRUCell):
+class CuDNNGRUCell(_CuDNNWeights, CuDNNGRUArguments, GRUCell):
     """``GRUCell`` with the weights of ``CuDNNGRU``: gates z, r, n, ``bias`` ``(6 H,)``; it resets after the product."""
-
-    fixed: ClassVar[dict[str, Any]] = {**_CuDNNWeights.fixed, "reset_after": True}

@@ -1,4 +1,4 @@
-"""The common part of the dense cells: hyper-parameters, weights, and the two matrix products of a step."""
+"""The common part of the built-in cells: weights, dropout masks, and the two matrix products of a step."""
 
 import dataclasses
 import itertools
@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import _checks, activations, initializers
+from flax_rnn.cells.arguments import CellArguments, Dtype
 from flax_rnn.cells.dropout import DropoutMasks, draw_masks
-from flax_rnn.cells.protocol import Affine, Dot, Params, dot
-
-Dtype = Any
+from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, dot
 
 
 def accumulation_dtype(dtype: Dtype) -> Dtype:
@@ -34,79 +33,35 @@ class RecurrentWeights(NamedTuple):
     bias: jax.Array | None
 
 
-@dataclasses.dataclass(unsafe_hash=True)
-class DenseCell:
-    """Base of the cells whose gates are ``x @ kernel + h @ recurrent_kernel + bias``.
-
-    The matrix products take operands of the compute dtype; their sums, the gates and the carry that is integrated over
-    time are kept in float32 at least, also where ``dtype`` is bfloat16 or float16.
-
-    Attributes:
-      units: size H of the output.
-      activation: a name, a callable or ``None`` (linear).
-      use_bias: whether to add a bias.
-      kernel_initializer: for ``kernel`` ``(D, g H)``, over the fused matrix of all ``g`` gates.
-      recurrent_initializer: for ``recurrent_kernel`` ``(H, g H)``, likewise.
-      bias_initializer: for ``bias``.
-      dropout: rate in [0, 1) at which input features are dropped.
-      recurrent_dropout: rate in [0, 1) at which features of the previous output are dropped. Above 0 each gate has its
-        own masks, of the inputs too.
-      dtype: dtype of the computation; ``None`` takes it from the inputs and the weights.
-      param_dtype: dtype of the weights.
-      precision: of the matrix products, as in ``jax.lax.dot``.
-    """
+class DenseCell(CellArguments, Cell):
+    """Base of the cells whose gates are ``x @ kernel + h @ recurrent_kernel + bias``."""
 
     num_gates: ClassVar[int] = 1
+    units: Any  # an argument of most cells
+    activation: activations.Activation
+
+    @classmethod
+    def of(cls, source: Any) -> Self:
+        """The cell with the attributes of the same names of ``source`` for hyper-parameters, which has checked them."""
+        cell = object.__new__(cls)
+        for field in dataclasses.fields(cls):
+            setattr(cell, field.name, getattr(source, field.name))
+        return cell
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training needs a key."""
+        return self.dropout > 0 or self.recurrent_dropout > 0
 
     @property
     def product_groups(self) -> tuple[int, ...]:
         """How many gates, one after the other, are one product with the state unless each drops its own."""
         return (self.num_gates,)
 
-    units: int
-    activation: activations.Activation = "tanh"
-    _: dataclasses.KW_ONLY
-    use_bias: bool = True
-    kernel_initializer: initializers.InitializerLike = "glorot_uniform"
-    recurrent_initializer: initializers.InitializerLike = "orthogonal"
-    bias_initializer: initializers.InitializerLike = "zeros"
-    dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-    precision: jax.lax.PrecisionLike = None
-
-    def __post_init__(self) -> None:
-        self.validate()
-
-    @classmethod
-    def of(cls, source: Any) -> Self:
-        """The cell whose hyper-parameters are the attributes of the same names of ``source``."""
-        return cls(**{field.name: getattr(source, field.name) for field in dataclasses.fields(cls)})
-
-    def validate(self) -> None:
-        """Raises ``ValueError`` or ``TypeError`` for hyper-parameters that make no sense, naming them."""
-        _checks.positive_int("units", self.units)
-        _checks.rate("dropout", self.dropout)
-        _checks.rate("recurrent_dropout", self.recurrent_dropout)
-        activations.get(self.activation)
-        for name in ("kernel_initializer", "recurrent_initializer", "bias_initializer"):
-            initializers.get(getattr(self, name), name)
-
-    @property
-    def num_feature_axes(self) -> int:
-        """1: the features are the last axis."""
-        return 1
-
     def output_size(self, in_features: int) -> int:
         """``units``."""
         del in_features
         return self.units
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether training needs a key."""
-        return self.dropout > 0 or self.recurrent_dropout > 0
 
     def bias_shape(self) -> tuple[int, ...]:
         """Shape of ``bias``."""
@@ -126,22 +81,30 @@ class DenseCell:
     def init_params(self, key: jax.Array, in_features: int) -> dict[str, jax.Array]:
         """Fresh weights ``{"kernel", "recurrent_kernel"[, "bias"]}``."""
         _checks.positive_int("in_features", in_features)
-        specs = self.param_specs(in_features)
-        keys = jax.random.split(key, len(specs))
-        return {
-            name: initialize(k, shape, self.param_dtype)
-            for k, (name, (initialize, shape)) in zip(keys, specs.items(), strict=True)
-        }
+        return super().init_params(key, in_features)
+
+    def mask_shapes(self, input_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of a dropout mask of the inputs, and of one of the state, for a step of inputs of ``input_shape``."""
+        return tuple(input_shape), (*input_shape[:-1], self.units)
+
+    @property
+    def input_mask_count(self) -> int:
+        """How many masks of the inputs are drawn: one for all gates, or one for each."""
+        return self.num_gates if self.recurrent_dropout > 0 else 1
 
     def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> DropoutMasks | None:
         """Masks for a sequence whose steps are shaped like ``inputs`` ``(B, D)``; ``None`` if nothing is dropped."""
         if not self.has_dropout:
             return None
         input_key, recurrent_key = jax.random.split(key)
-        per_gate = self.num_gates if self.recurrent_dropout > 0 else 1
+        _, (*axes, units) = self.mask_shapes(inputs.shape)
+        # The state has the batch axes, and so their sharding, of the inputs.
+        corner = inputs[(..., *(slice(1),) * self.num_feature_axes)]
+        state = jnp.broadcast_to(corner, (*axes, 1))
+        count, gates = self.input_mask_count, self.num_gates
         return DropoutMasks(
-            draw_masks(input_key, self.dropout, inputs, inputs.shape[-1], per_gate) if self.dropout > 0 else None,
-            draw_masks(recurrent_key, self.recurrent_dropout, inputs, self.units, self.num_gates)
+            draw_masks(input_key, self.dropout, inputs, inputs.shape[-1], count) if self.dropout > 0 else None,
+            draw_masks(recurrent_key, self.recurrent_dropout, state, units, gates)
             if self.recurrent_dropout > 0
             else None,
         )
@@ -187,10 +150,12 @@ class DenseCell:
         """Splits and casts ``recurrent_kernel``; see ``Cell.prepare``."""
         params, dtype = self.plain(params), projected[0].dtype
         dropped = masks and masks.recurrent and tuple(mask.astype(dtype) for mask in masks.recurrent)
-        sizes = self.product_groups if dropped is None else (1,) * self.num_gates
+        if dropped and len(dropped) == 1:  # for all gates
+            dropped *= self.num_gates
+        sizes = self.product_groups if not dropped else (1,) * self.num_gates
         ends = [self.units * end for end in itertools.accumulate(sizes)]
         kernels = jnp.split(params["recurrent_kernel"].astype(dtype), ends[:-1], axis=-1)
-        return RecurrentWeights(tuple(kernels), dropped, self.recurrent_bias(params, accumulation_dtype(dtype)))
+        return RecurrentWeights(tuple(kernels), dropped or None, self.recurrent_bias(params, accumulation_dtype(dtype)))
 
     def recur(
         self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine

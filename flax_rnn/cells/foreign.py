@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import _checks
-from flax_rnn.cells.protocol import Affine, Carry, Dot, affine, dot, output_shape
+from flax_rnn.cells.evaluate import output_shape
+from flax_rnn.cells.protocol import Affine, Carry, Dot, affine, dot
 
 
 class Bound(NamedTuple):
@@ -23,7 +24,7 @@ class Bound(NamedTuple):
 class ForeignCell:
     """A cell made of functions that see the inputs as they are: nothing is computed ahead of the loop.
 
-    Output and carry may have any shapes, and the carry any structure.
+    Output and carry may have any structure and shapes, and the carry leaves of any dtypes, keys too.
 
     Attributes:
       module: what the functions come from, to be named in errors.
@@ -42,6 +43,8 @@ class ForeignCell:
     has_dropout = False
     # Its products are out of sight: there is nothing that `fused` could keep or postpone.
     records_products = False
+    # Made anew for each call, and equal to itself only: what is compiled for it would be kept in vain.
+    transient = True
 
     @property
     def takes_constants(self) -> bool:
@@ -72,7 +75,7 @@ class ForeignCell:
 
     def initial_carry(self, params: Bound, projected: jax.Array) -> Carry:
         """What the module starts from."""
-        return self.start(params.variables, projected.shape)
+        return jax.tree.map(jnp.asarray, self.start(params.variables, projected.shape))
 
     def prepare(self, params: Bound, projected: jax.Array, masks: Any = None) -> tuple[Bound, Any]:
         """Nothing to prepare."""
@@ -92,4 +95,4 @@ class ForeignCell:
         given = {} if constants is None else {"constants": constants}
         new, output = self.call(variables, carry, projected, key, **given)
         new = _checks.carry_like(f"the carry that {type(self.module).__name__} returns", carry, new)
-        return jax.tree.map(lambda leaf, old: jnp.asarray(leaf, old.dtype), new, carry), output
+        return jax.tree.map(_checks.cast_like, new, carry), output

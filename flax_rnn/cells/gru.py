@@ -7,12 +7,27 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import activations
-from flax_rnn.cells.dense import DenseCell, Dtype, RecurrentWeights, accumulation_dtype
+from flax_rnn.cells.arguments import DenseArguments, Dtype
+from flax_rnn.cells.dense import DenseCell, RecurrentWeights, accumulation_dtype
 from flax_rnn.cells.protocol import Affine, Params, affine
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class GRUCell(DenseCell):
+class GRUArguments(DenseArguments):
+    """The arguments of a ``GRUCell``.
+
+    Attributes:
+      recurrent_activation: of the gates z, r.
+      reset_after: whether the reset gate is applied after the recurrent product (as in cuDNN) or before it.
+    """
+
+    _: dataclasses.KW_ONLY
+    recurrent_activation: activations.Activation = "sigmoid"
+    reset_after: bool = True
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class GRUCell(DenseCell, GRUArguments):
     """Gated recurrent unit; the carry is the output ``h``, kept in float32 at least.
 
     With the columns of ``K`` and ``R`` in the order z, r, n::
@@ -26,24 +41,11 @@ class GRUCell(DenseCell):
     ``bias`` is ``(2, 3 H)`` where ``reset_after``, the input biases ``b`` above the recurrent ones ``d`` (``d_z`` and
     ``d_r`` are added to ``b_z`` and ``b_r``), and ``(3 H,)`` otherwise.
 
-    Attributes:
-      recurrent_activation: of the gates z, r.
-      reset_after: whether the reset gate is applied after the recurrent product (as in cuDNN) or before it.
-
     Source: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder" (version 3, and version 1 with
     the reset after); ``keras.layers.GRUCell``.
     """
 
     num_gates: ClassVar[int] = 3
-
-    _: dataclasses.KW_ONLY
-    recurrent_activation: activations.Activation = "sigmoid"
-    reset_after: bool = True
-
-    def validate(self) -> None:
-        """As ``DenseCell.validate``, and ``recurrent_activation``."""
-        super().validate()
-        activations.get(self.recurrent_activation, "recurrent_activation")
 
     def bias_shape(self) -> tuple[int, ...]:
         """``(2, 3 H)`` where ``reset_after``, else ``(3 H,)``."""

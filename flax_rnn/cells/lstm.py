@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import activations, initializers
+from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.dense import DenseCell, RecurrentWeights, accumulation_dtype
 from flax_rnn.cells.protocol import Affine, Params, affine
 
@@ -21,8 +22,55 @@ class LSTMCarry(NamedTuple):
     c: jax.Array
 
 
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class LSTMGates:
+    """What an LSTM has beside the arguments of every cell.
+
+    Attributes:
+      recurrent_activation: of the gates i, f, o.
+      unit_forget_bias: whether ``b_f`` starts at 1.
+    """
+
+    recurrent_activation: activations.Activation = "sigmoid"
+    unit_forget_bias: bool = True
+
+
 @dataclasses.dataclass(unsafe_hash=True)
-class LSTMCell(DenseCell):
+class LSTMArguments(LSTMGates, DenseArguments):
+    """The arguments of an ``LSTMCell``."""
+
+
+class LSTMEquations(DenseCell):
+    """The step of ``LSTMCell``, whatever its products are."""
+
+    recurrent_activation: activations.Activation
+    unit_forget_bias: bool
+
+    num_gates: ClassVar[int] = 4
+
+    def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> LSTMCarry:
+        """Zeros: ``h`` ``(B, H)`` of the compute dtype, ``c`` ``(B, H)`` of float32 at least."""
+        del params
+        h = jnp.zeros_like(projected[0])
+        return LSTMCarry(h, h.astype(accumulation_dtype(h.dtype)))
+
+    def step(
+        self, weights: RecurrentWeights, carry: LSTMCarry, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[LSTMCarry, jax.Array]:
+        """The equations of ``LSTMCell``: ``(LSTMCarry(h, c), projected) -> (LSTMCarry(h', c'), h')``."""
+        activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
+        i, f, g, o = self.recur(weights, 0, carry.h, projected, affine)
+        c = gate(f) * carry.c.astype(f.dtype) + gate(i) * activation(g)
+        h = gate(o) * activation(c)
+        return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
+
+    def _bias_initializer(self) -> initializers.Initializer:
+        bias = initializers.get(self.bias_initializer)
+        return initializers.unit_forget_bias(bias, self.units, self.units) if self.unit_forget_bias else bias
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class LSTMCell(LSTMEquations, LSTMArguments):
     """Long short-term memory; the carry is ``LSTMCarry(h, c)``.
 
     With the columns of ``K``, ``R`` and ``b`` in the order i, f, g, o::
@@ -34,41 +82,6 @@ class LSTMCell(DenseCell):
         c' = f * c + i * g
         h' = o * activation(c')
 
-    Attributes:
-      recurrent_activation: of the gates i, f, o.
-      unit_forget_bias: whether ``b_f`` starts at 1.
-
     Source: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory", with the forget gate of Gers et al. 2000;
     ``keras.layers.LSTMCell``.
     """
-
-    num_gates: ClassVar[int] = 4
-
-    _: dataclasses.KW_ONLY
-    recurrent_activation: activations.Activation = "sigmoid"
-    unit_forget_bias: bool = True
-
-    def validate(self) -> None:
-        """As ``DenseCell.validate``, and ``recurrent_activation``."""
-        super().validate()
-        activations.get(self.recurrent_activation, "recurrent_activation")
-
-    def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> LSTMCarry:
-        """Zeros: ``h`` ``(B, H)`` of the compute dtype, ``c`` ``(B, H)`` of float32 at least."""
-        del params
-        h = jnp.zeros_like(projected[0])
-        return LSTMCarry(h, h.astype(accumulation_dtype(h.dtype)))
-
-    def step(
-        self, weights: RecurrentWeights, carry: LSTMCarry, projected: tuple[jax.Array, ...], affine: Affine = affine
-    ) -> tuple[LSTMCarry, jax.Array]:
-        """The equations above: ``(LSTMCarry(h, c), projected) -> (LSTMCarry(h', c'), h')``."""
-        activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
-        i, f, g, o = self.recur(weights, 0, carry.h, projected, affine)
-        c = gate(f) * carry.c.astype(f.dtype) + gate(i) * activation(g)
-        h = gate(o) * activation(c)
-        return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
-
-    def _bias_initializer(self) -> initializers.Initializer:
-        bias = initializers.get(self.bias_initializer)
-        return initializers.unit_forget_bias(bias, self.units, self.units) if self.unit_forget_bias else bias

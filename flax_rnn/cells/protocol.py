@@ -4,16 +4,21 @@ A cell holds hyper-parameters only. Weights, carries and dropout masks are value
 be scanned, jitted, differentiated and shared between Flax's APIs unchanged.
 """
 
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-
-from flax_rnn import _checks
 
 Params = Any
 """The weights of a cell: a dict of arrays, or a tuple of them for a stack."""
+
+ParamSpecs = Any
+"""A ``WeightSpecs``, or a tuple of them for a stack."""
+
+WeightSpecs = Mapping[str, tuple[Callable[..., jax.Array], tuple[int, ...]]]
+"""Initializer and shape of each weight by its name."""
 
 Carry = Any
 """The state that is handed from step to step: an array, or a (named) tuple of arrays."""
@@ -36,6 +41,10 @@ class Affine(Protocol):
 
     A step calls the one it is given for its products with the carry. The loop thereby sees them: it keeps their
     results for the backward pass, and hands them back in place of computing them again.
+
+    ``kernel`` has to be an array that ``prepare`` returned, that very object. Only then can the gradient of the weight
+    be put off until after the loop, where it is one product for all steps. Whatever is made of a weight within the step
+    (a cast, a slice, a transpose, a mask) gets the right gradient, too, but step by step, which is slower.
     """
 
     def __call__(
@@ -77,42 +86,70 @@ def dot(x: jax.Array, kernel: jax.Array, blocks: int, precision: jax.lax.Precisi
 
 
 class Cell(Protocol):
-    """The protocol that ``rnn`` runs over time. Any object with these members will do; shapes are those of one step.
+    """The protocol that ``rnn`` runs over time; shapes are those of one step.
 
-    Attributes:
-      num_feature_axes: how many trailing axes of the inputs are not batch or time; 1 for dense cells.
-      has_dropout: whether training needs a key.
-
-    A cell whose steps use more than its weights, such as the memory that an attention reads, sets ``takes_constants``
-    and has a method ``with_constants(params, constants) -> params``; see ``bind_constants``.
+    Any object with these members will do. A class that inherits from this one has to have ``param_specs``,
+    ``output_size``, ``project``, ``initial_carry`` and ``step``; the others have defaults.
     """
 
     @property
     def num_feature_axes(self) -> int:
-        """See above."""
-        ...
+        """How many trailing axes of the inputs are not batch or time; 1 for dense cells."""
+        return 1
 
     @property
     def has_dropout(self) -> bool:
-        """See above."""
+        """Whether training needs a key."""
+        return False
+
+    @property
+    def records_products(self) -> bool:
+        """Whether steps take their products with the carry from ``affine``; without, ``"fused"`` has nothing to gain.
+
+        Results are right either way.
+        """
+        return True
+
+    @property
+    def takes_constants(self) -> bool:
+        """Whether steps use more than the weights, such as the memory that an attention reads."""
+        return False
+
+    @abstractmethod
+    def param_specs(self, in_features: int) -> ParamSpecs:
+        """Initializer and shape of each weight, ``{name: (initialize, shape)}``, for inputs of so many features.
+
+        A weight that depends on the number of features is called ``kernel`` and has them as its last axis but one.
+        """
         ...
 
     def init_params(self, key: jax.Array, in_features: int) -> Params:
-        """Fresh weights for inputs of ``in_features`` features."""
-        ...
+        """Fresh weights for inputs of ``in_features`` features; by default what ``param_specs`` says."""
+        specs = self.param_specs(in_features)
+        keys = jax.random.split(key, len(specs))
+        dtype = getattr(self, "param_dtype", jnp.float32)
+        return {name: specs[name][0](k, specs[name][1], dtype) for k, name in zip(keys, specs, strict=True)}
 
+    @abstractmethod
     def output_size(self, in_features: int) -> int:
         """The size of the last axis of the output for such inputs."""
         ...
 
     def dropout_masks(self, key: jax.Array, inputs: jax.Array) -> Masks:
-        """The masks for one whole sequence whose steps are shaped like ``inputs`` ``(B, D)``."""
-        ...
+        """The masks for one whole sequence whose steps are shaped like ``inputs`` ``(B, D)``; by default none."""
+        del key, inputs
+        return None
 
+    def with_constants(self, params: Params, constants: Any) -> Params:
+        """What the other methods get for ``params`` where ``takes_constants``; see ``bind_constants``."""
+        raise NotImplementedError
+
+    @abstractmethod
     def project(self, params: Params, inputs: jax.Array, masks: Masks = None, dot: Dot = dot) -> Projected:
         """The part of the step that does not depend on the carry, for inputs ``(..., B, D)`` of any number of steps."""
         ...
 
+    @abstractmethod
     def initial_carry(self, params: Params, projected: Projected) -> Carry:
         """The zero carry for one step of projected inputs, with their batch axes, dtype and sharding."""
         ...
@@ -120,10 +157,12 @@ class Cell(Protocol):
     def prepare(self, params: Params, projected: Projected, masks: Masks = None) -> Weights:
         """Whatever a step needs and does not change from step to step, such as casts and splits of the weights.
 
-        ``projected`` is an example of a step's projected inputs.
+        ``projected`` is an example of a step's projected inputs. By default the weights as they are.
         """
-        ...
+        del projected, masks
+        return params
 
+    @abstractmethod
     def step(
         self, weights: Weights, carry: Carry, projected: Projected, affine: Affine = affine
     ) -> tuple[Carry, jax.Array]:
@@ -131,69 +170,26 @@ class Cell(Protocol):
         ...
 
 
-def apply_cell(
-    cell: Cell, params: Params, carry: Carry, inputs: ArrayLike, masks: Masks = None
-) -> tuple[Carry, jax.Array]:
-    """One step: ``(carry, inputs (B, D)) -> (new carry, output (B, H))``.
-
-    Raises:
-      ValueError: if ``inputs`` or ``carry`` do not have the shapes that ``cell`` needs.
-    """
-    projected = cell.project(params, jnp.asarray(inputs), masks)
-    carry = _checks.carry_like("carry", cell.initial_carry(params, projected), carry)
-    return cell.step(cell.prepare(params, projected, masks), carry, projected)
+MEMBERS = (
+    "num_feature_axes", "has_dropout", "init_params", "output_size", "dropout_masks", "project", "initial_carry",
+    "prepare", "step",
+)  # fmt: skip
+"""What an object has to have to be a cell. ``param_specs`` is needed where a Flax module makes its weights."""
 
 
-def zero_carry(cell: Cell, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> Carry:
-    """The zero carry for inputs of ``input_shape`` ``(..., D)`` and ``dtype``, where there are none at hand yet."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _abstract_step(cell, input_shape, dtype)[0])
+def missing_members(cell: Any) -> list[str]:
+    """The ``MEMBERS`` that ``cell`` lacks."""
+    return [name for name in MEMBERS if not hasattr(cell, name)]
 
 
-def output_shape(cell: Cell, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> tuple[int, ...]:
-    """The shape of the output of one step, for inputs of ``input_shape`` ``(..., D)``."""
-    return _abstract_step(cell, input_shape, dtype)[1].shape
-
-
-def output_like(cell: Cell, params: Params, inputs: jax.Array, constants: Any = None) -> jax.Array:
-    """Zeros like the output of one step with ``inputs`` ``(..., D)``."""
-
-    def output(params: Params, inputs: jax.Array, constants: Any) -> jax.Array:
-        return _first_step(cell, bind_constants(cell, params, constants if takes_constants(cell) else None), inputs)[1]
-
-    shape = jax.eval_shape(output, params, inputs, constants)
-    return jnp.zeros(shape.shape, shape.dtype)
-
-
-def bind_constants(cell: Cell, params: Params, constants: Any) -> Params:
-    """The weights of ``cell`` together with ``constants``, any tree of arrays that all steps of a sequence share.
-
-    Raises:
-      ValueError: if there are ``constants`` and the cell takes none.
-    """
-    if constants is None:
-        return params
-    if not takes_constants(cell):
-        raise ValueError(f"constants: expected None for a cell that takes none, {cell}, got {type(constants).__name__}")
-    with_constants: Any = cell
-    return with_constants.with_constants(params, constants)
-
-
-def takes_constants(cell: Cell) -> bool:
-    """Whether ``cell`` has a use for constants."""
-    return getattr(cell, "takes_constants", False)
-
-
-def _abstract_step(cell: Cell, input_shape: tuple[int, ...], dtype: Any) -> tuple[Carry, Any]:
-    """Shapes and dtypes of zero carry and output."""
-
-    def build(key: jax.Array, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-        return _first_step(cell, cell.init_params(key, input_shape[-1]), inputs)
-
-    return jax.eval_shape(build, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), dtype))
-
-
-def _first_step(cell: Cell, params: Params, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-    """The carry to start from, and the output of a step from there."""
-    projected = cell.project(params, inputs)
-    carry = cell.initial_carry(params, projected)
-    return carry, cell.step(cell.prepare(params, projected), carry, projected)[1]
+def check_cell(argument: str, cell: Any) -> None:
+    """Raises ``TypeError`` unless ``cell`` is a cell of the core, and says what it lacks."""
+    if isinstance(cell, type):
+        raise TypeError(f"{argument}: expected a cell, got the class {cell.__name__}; call it with its arguments")
+    missing = missing_members(cell)
+    if len(missing) == len(MEMBERS):
+        raise TypeError(f"{argument}: expected a recurrent cell, got {cell!r}")
+    if missing:
+        raise TypeError(
+            f"{argument}: expected a recurrent cell, got a {type(cell).__name__} without {', '.join(missing)}"
+        )

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import activations
+from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.dense import DenseCell, RecurrentWeights
 from flax_rnn.cells.protocol import Affine, Params, affine
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class SimpleRNNCell(DenseCell):
+class SimpleRNNCell(DenseCell, DenseArguments):
     """Elman's fully connected cell; the carry is the output ``h``.
 
     ``h' = activation(x @ K + h @ R + b)``

@@ -8,17 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn.cells.dropout import layer_key
-from flax_rnn.cells.protocol import (
-    Affine,
-    Cell,
-    Dot,
-    Params,
-    affine,
-    bind_constants,
-    dot,
-    output_shape,
-    takes_constants,
-)
+from flax_rnn.cells.evaluate import bind_constants, output_shape, takes_constants
+from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, check_cell, dot
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -45,8 +36,7 @@ class StackedRNNCells:
         if len(self.cells) == 0:
             raise ValueError("cells: expected at least one cell, got none")
         for index, cell in enumerate(self.cells):
-            if not hasattr(cell, "prepare"):
-                raise TypeError(f"cells[{index}]: expected a recurrent cell, got {cell!r}")
+            check_cell(f"cells[{index}]", cell)
 
     @property
     def num_feature_axes(self) -> int:
@@ -80,6 +70,11 @@ class StackedRNNCells:
     def output_size(self, in_features: int) -> int:
         """That of the cell at the top."""
         return self.cells[-1].output_size(self.input_sizes(in_features)[-1])
+
+    def param_specs(self, in_features: int) -> tuple[Any, ...]:
+        """Those of every cell; ``None`` for one that does not say."""
+        pairs = zip(self.cells, self.input_sizes(in_features), strict=True)
+        return tuple(getattr(cell, "param_specs", lambda size: None)(size) for cell, size in pairs)
 
     def init_params(self, key: jax.Array, in_features: int) -> tuple[Params, ...]:
         """Fresh weights of every cell."""

@@ -1,1 +1,4 @@
-"""All steps: what a loop is, and the ways to evaluate it."""
+"""All steps: what a loop is, and the ways to evaluate it.
+
+A new one is a module or folder with an ``Implementation``, and a line in ``choice.IMPLEMENTATIONS``.
+"""

@@ -14,27 +14,47 @@ This holds for every cell that takes its products from ``affine``, with any acti
 elementwise part is left to jax. As the backward pass is plain jax code it can be differentiated again; what jax cannot
 do is to push a tangent forward through it (``jax.jvp``), for which there is ``implementation="scan"``.
 
+The gradient of a weight is put off until after the loop if ``affine`` got the prepared weight itself; see ``Affine``.
+
 Source: Appleyard et al. 2016, "Optimizing Performance of Recurrent Neural Networks on GPUs", for products outside of
 the loop.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from flax_rnn.cells.protocol import Affine, Weights, affine
-from flax_rnn.implementations.loop import Inputs, Loop, State, advance
-from flax_rnn.implementations.loop import scan as plain_scan
-from flax_rnn.implementations.products import kernel_gradient
+from flax_rnn.cells.protocol import Affine, Carry, Weights, affine
+from flax_rnn.implementations.products import dot, kernel_gradient
+from flax_rnn.implementations.loop import Arrays, Inputs, Loop, State, advance, run
+from flax_rnn.implementations.protocol import Request
+from flax_rnn.implementations.scan import scan as plain_scan
+
+
+class Fused:
+    """See ``Implementation``."""
+
+    name: ClassVar[str] = "fused"
+    time_major: ClassVar[bool] = True
+
+    def obstacle(self, request: Request) -> str | None:
+        """Only what jax can take as a static argument."""
+        if not isinstance(request.cell, Hashable):
+            return f"it needs a cell that can be hashed, which this {type(request.cell).__name__} cannot"
+        return None
+
+    def run(self, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
+        """As for every implementation."""
+        return run(scan, dot, loop, arrays)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def scan(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[State, jax.Array | None]:
-    """As ``flax_rnn.loop.scan``."""
+def scan(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[State, Any]:
+    """As ``flax_rnn.implementations.scan.scan``."""
     return plain_scan(loop, weights, state, inputs)
 
 
@@ -45,7 +65,7 @@ def _forward(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tupl
         return new, (output, state.carry, products)
 
     final, (outputs, carries, products) = jax.lax.scan(
-        body, state, inputs, reverse=loop.reverse, unroll=loop.unroll or 1
+        body, state, inputs, reverse=loop.options.go_backwards, unroll=loop.options.unroll or 1
     )
     return (final, outputs), (weights, inputs, carries, products, state.output)
 
@@ -61,7 +81,9 @@ def _backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any, Any, An
         return pull((ahead, output))[0], ahead
 
     steps = (carries, inputs, products, outputs)
-    initial, ahead = jax.lax.scan(body, final, steps, reverse=not loop.reverse, unroll=loop.unroll or 1)
+    initial, ahead = jax.lax.scan(
+        body, final, steps, reverse=not loop.options.go_backwards, unroll=loop.options.unroll or 1
+    )
 
     uses: list[tuple[int | None, Any]] = []
 

@@ -17,7 +17,7 @@ from flax_rnn.cells.protocol import dot as plain_dot
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def dot(x: jax.Array, kernel: jax.Array, blocks: int, precision: jax.lax.PrecisionLike = None) -> tuple[jax.Array, ...]:
-    """As ``flax_rnn.cell.dot``."""
+    """As ``flax_rnn.cells.protocol.dot``."""
     return plain_dot(x, kernel, blocks, precision)
 
 

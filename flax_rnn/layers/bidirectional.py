@@ -10,6 +10,10 @@ from flax_rnn.cells.protocol import Carry, Cell, Masks, Params
 from flax_rnn.layers.rnn import rnn
 from flax_rnn.layers.stateful import LayerOptions
 
+# What the layers of both directions have in common.
+_SHARED = (
+    "return_sequences", "return_state", "time_major", "stateful", "unroll", "zero_output_for_mask", "implementation"
+)  # fmt: skip
 MERGE_MODES = ("concat", "sum", "ave", "mul", None)
 
 
@@ -21,7 +25,7 @@ def check_merge_mode(merge_mode: str | None) -> None:
 
 def check_directions(forward: LayerOptions, backward: LayerOptions) -> None:
     """Raises ``ValueError`` unless the two layers can be merged: equal options, opposite directions."""
-    for name in ("return_sequences", "return_state", "time_major", "stateful", "unroll", "implementation"):
+    for name in _SHARED:
         ours, theirs = getattr(forward, name), getattr(backward, name)
         if ours != theirs:
             raise ValueError(f"backward_layer: expected {name}={ours!r} as in the forward layer, got {theirs!r}")
@@ -32,6 +36,15 @@ def check_directions(forward: LayerOptions, backward: LayerOptions) -> None:
         )
 
 
+def check_runs(argument: str, layer: Any, runs_itself: bool) -> None:
+    """Raises ``TypeError`` for a layer with a call of its own, since both directions run cells, not layers."""
+    if runs_itself:
+        raise TypeError(
+            f"{argument}: expected a layer whose call is that of flax_rnn, got a {type(layer).__name__} with its own, "
+            "which would not be called"
+        )
+
+
 def merge(forward: jax.Array, backward: jax.Array, merge_mode: str | None) -> Any:
     """The outputs of both directions as one: ``(..., H)`` each to ``(..., 2 H)``, ``(..., H)`` or a pair.
 
@@ -39,6 +52,11 @@ def merge(forward: jax.Array, backward: jax.Array, merge_mode: str | None) -> An
     ``None`` they stay a tuple.
     """
     check_merge_mode(merge_mode)
+    if merge_mode in ("sum", "ave", "mul") and forward.shape != backward.shape:
+        raise ValueError(
+            f"merge_mode: expected 'concat' or None for outputs of different shapes, {forward.shape} and "
+            f"{backward.shape}, got {merge_mode!r}"
+        )
     match merge_mode:
         case "concat":
             return jnp.concatenate([forward, backward], axis=-1)

@@ -1,7 +1,7 @@
-"""The time loop: one place for masks and lengths, direction, unrolling, initial states and dropout."""
+"""A cell over time: one place for checks, axes, stacks, states to start from and dropout."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -9,46 +9,31 @@ from jax.typing import ArrayLike
 
 from flax_rnn import _checks
 from flax_rnn.cells.dropout import Dropout
-from flax_rnn.cells.protocol import Carry, Cell, Masks, Params, Projected, bind_constants, dot
+from flax_rnn.cells.evaluate import bind_constants
+from flax_rnn.cells.protocol import Carry, Cell, Masks, Params, check_cell
 from flax_rnn.cells.stacked import StackedRNNCells
-from flax_rnn.implementations import fused as adjoint
-from flax_rnn.implementations import native, products
-from flax_rnn.implementations.choice import choose
-from flax_rnn.implementations.loop import Inputs, Loop, run, scan, used
+from flax_rnn.cells.weights import check_masks, check_params
+from flax_rnn.implementations.choice import pick, request_for
+from flax_rnn.implementations.loop import Arrays, Loop
+from flax_rnn.implementations.options import SequenceOptions
+from flax_rnn.implementations.protocol import Implementation
+from flax_rnn.layers.steps import Steps, steps_of
 
-# Of each implementation in XLA its loop, and the products of its projection.
-_EVALUATE = {"scan": (scan, dot), "fused": (adjoint.scan, products.dot)}
+
+@overload
+def rnn(
+    cell: Cell, params: Params, inputs: ArrayLike, *, return_state: Literal[True], **arguments: Any
+) -> tuple[Any, Carry]: ...
 
 
-@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
-class SequenceOptions:
-    """How a layer runs its cell over time: the options of ``rnn`` that are fixed when a layer is built.
+@overload
+def rnn(
+    cell: Cell, params: Params, inputs: ArrayLike, *, return_state: Literal[False] = False, **arguments: Any
+) -> jax.Array: ...
 
-    Attributes:
-      return_sequences: whether to return the outputs of all steps ``(B, T, H)`` or that of the last ``(B, H)``.
-      return_state: whether to return ``(outputs, carry)`` in place of ``outputs``.
-      go_backwards: whether to start at the last step. Outputs then come in the order of processing, as in Keras,
-      keep_order: unless this is set: in the order of the inputs.
-      unroll: ``False`` for a loop, ``True`` for none, or how many steps to put into one iteration of it.
-      zero_output_for_mask: whether the outputs of masked steps are zeros, or those of the last step that was not masked
-        (zeros where there was none). The last output ``(B, H)`` is always that of the last step that was not masked.
-      time_major: whether inputs, outputs and mask have the time axis first: ``(T, B, D)``.
-      implementation: how to evaluate the loop; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``.
-    """
 
-    return_sequences: bool = False
-    return_state: bool = False
-    go_backwards: bool = False
-    keep_order: bool = False
-    unroll: bool | int = False
-    zero_output_for_mask: bool = False
-    time_major: bool = False
-    implementation: str = "auto"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """These fields as keyword arguments of ``rnn``."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(SequenceOptions)}
+@overload
+def rnn(cell: Cell, params: Params, inputs: ArrayLike, *, return_state: bool, **arguments: Any) -> Any: ...
 
 
 def rnn(
@@ -63,19 +48,14 @@ def rnn(
     constants: Any = None,
     dropout_key: jax.Array | None = None,
     dropout_masks: Masks = None,
-    return_sequences: bool = False,
-    return_state: bool = False,
-    go_backwards: bool = False,
-    keep_order: bool = False,
-    unroll: bool | int = False,
-    zero_output_for_mask: bool = False,
-    time_major: bool = False,
-    implementation: str = "auto",
+    **options: Any,
 ) -> Any:
-    """Runs ``cell`` over the time axis of ``inputs``; the options are those of ``SequenceOptions``.
+    """Runs ``cell`` over the time axis of ``inputs``.
 
     At a masked step the carry stays as it is, and nothing of the input counts, not even a NaN in it. A sequence without
     any step left returns its initial carry.
+
+    There may be any number of batch axes, ``(*batch, T, D)``, also none; ``B`` stands for all of them.
 
     Args:
       cell: what to run; a ``StackedRNNCells`` is run layer by layer.
@@ -90,136 +70,106 @@ def rnn(
         cell that takes them gets them.
       dropout_key: the key of the dropout masks when training; ``None`` for no dropout.
       dropout_masks: the masks themselves, as ``cell.dropout_masks`` draws them; in place of ``dropout_key``.
+      **options: the fields of ``SequenceOptions``: ``return_sequences``, ``return_state``, ``go_backwards``,
+        ``keep_order``, ``unroll``, ``zero_output_for_mask``, ``time_major``, ``implementation``.
 
     Returns:
       ``outputs``, ``(B, T, H)`` or ``(B, H)`` in the compute dtype, or ``(outputs, carry)`` where ``return_state``.
 
     Raises:
-      ValueError: for inputs, masks, lengths or states of the wrong shape or structure, and for sequences without steps.
-      TypeError: for those of the wrong dtype.
+      ValueError: for weights, inputs, masks, lengths or states of the wrong shape or structure, and for sequences
+        without steps.
+      TypeError: for those of the wrong dtype, and for unknown options.
     """
-    params = bind_constants(cell, params, constants)
-    inputs = jnp.asarray(inputs)
-    time_axis = 0 if time_major else 1
-    _check_inputs(cell, inputs, time_major)
-    _check_unroll(unroll)
+    chosen = SequenceOptions(**options)
+    check_cell("cell", cell)
+    steps = steps_of(cell, inputs, mask, seq_lengths, resets, chosen.time_major)
     if dropout_key is not None and dropout_masks is not None:
         raise ValueError("dropout_key, dropout_masks: expected at most one of them, got both")
-    x = inputs if time_major else inputs.swapaxes(0, 1)
-    steps_used = _steps_used(mask, seq_lengths, x.shape[0], x.shape[1], time_major)
-    starts = None if resets is None else _booleans("resets", resets, x.shape[0], x.shape[1], time_major)
-    loop = Loop(
-        cell, return_sequences, go_backwards, unroll, zero_output_for_mask, steps_used is not None, implementation
-    )
-    outputs, carry = _run(
-        loop, params, Inputs(x, steps_used, starts), initial_state, Dropout(dropout_key, dropout_masks)
-    )
-    if return_sequences:
-        if go_backwards and not keep_order:
-            outputs = jnp.flip(outputs, 0)
-        outputs = outputs.swapaxes(0, time_axis)
-    return (outputs, carry) if return_state else outputs
+    loop = Loop(cell, chosen, steps.mask is not None, initial_state is None)
+    weights = bind_constants(cell, params, constants)
+    done, carry = _run(loop, weights, steps, initial_state, Dropout(dropout_key, dropout_masks), "")
+    outputs: Any = done.x
+    if chosen.return_sequences:
+        done = done.turned(chosen.time_major)
+        outputs = done.x
+        if chosen.go_backwards and not chosen.keep_order:
+            outputs = jax.tree.map(lambda leaf: jnp.flip(leaf, done.time_axis), outputs)
+    return (outputs, carry) if chosen.return_state else outputs
 
 
 def _run(
-    loop: Loop, params: Params, inputs: Inputs, initial_state: Carry, dropout: Dropout, where: str = "initial_state"
-) -> tuple[jax.Array, Carry]:
-    """``rnn`` on time-major inputs, not projected yet; outputs are in the order of the inputs."""
-    cell, x = loop.cell, inputs.projected
+    loop: Loop, params: Params, steps: Steps, initial_state: Carry, dropout: Dropout, where: str
+) -> tuple[Steps, Carry]:
+    """``rnn``, with the outputs in place of the inputs; ``where`` the cell is in a stack, for errors."""
+    cell = loop.cell
     if isinstance(cell, StackedRNNCells):
-        return _run_stack(loop, cell, params, inputs, initial_state, dropout, where)
-    masks = dropout.masks if dropout.key is None else cell.dropout_masks(dropout.key, x[0])
-
-    def start(projected: Projected) -> Carry:
-        carry = cell.initial_carry(params, jax.tree.map(lambda leaf: leaf[0], projected))
-        if initial_state is None:
-            return carry
-        given = _checks.carry_like(where, carry, initial_state)
-        return jax.tree.map(lambda zeros, leaf: jnp.asarray(leaf, zeros.dtype), carry, given)
-
-    one = jax.eval_shape(lambda: cell.project(params, x[:1], masks))
-    choice = choose(
-        cell, loop.implementation, dtype=jax.tree.leaves(one)[0].dtype, resets=inputs.resets is not None,
-        sharded=_sharded(x),
-    )  # fmt: skip
-    if choice.implementation == "native":
-        carry = start(cell.project(params, x[:1], masks))
-        return native.evaluate(loop, params, masks, carry, x, inputs.mask, from_zeros=initial_state is None)
-    evaluate, product = _EVALUATE[choice.implementation]
-    projected = cell.project(params, used(x, inputs.mask), masks, product)
-    return run(evaluate, loop, params, masks, start(projected), inputs._replace(projected=projected))
-
-
-def _sharded(x: jax.Array) -> bool:
-    """Whether ``x`` is, or may be, laid out over a mesh."""
-    return not (jax.typeof(x).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty)
+        return _run_stack(loop, cell, params, steps, initial_state, dropout, where)
+    first = steps.first()
+    check_params(f"params{where}", cell, params, first)
+    masks = check_masks(f"dropout_masks{where}", cell, dropout.masks, first)
+    if dropout.key is not None:
+        masks = cell.dropout_masks(dropout.key, first)
+    carry, dtype = (_lasting_start if loop.lasting else _start)(cell, params, first, masks)
+    if initial_state is not None:
+        given = _checks.carry_like(f"initial_state{where}", carry, initial_state)
+        carry = jax.tree.map(_checks.cast_like, given, carry)
+    request = request_for(cell, dtype.dtype, steps.resets is not None, _sharded(steps.x))
+    implementation, _ = pick(loop.options.implementation, request)
+    x, mask, resets, *_ = steps = steps.turned(implementation.time_major)
+    evaluate = _lasting_evaluate if loop.lasting else _evaluate
+    outputs, carry = evaluate(implementation, loop, Arrays(params, masks, carry, x, mask, resets))
+    return steps._replace(x=outputs), carry
 
 
 def _run_stack(
     loop: Loop,
     stack: StackedRNNCells,
     params: Params,
-    inputs: Inputs,
+    steps: Steps,
     initial_state: Carry,
     dropout: Dropout,
     where: str,
-) -> tuple[jax.Array, Carry]:
+) -> tuple[Steps, Carry]:
     """``_run`` layer by layer: a cell needs of those below it their outputs only."""
     count = len(stack.cells)
     states = [None] * count if initial_state is None else initial_state
-    if not isinstance(states, tuple | list) or len(states) != count:
-        raise ValueError(f"{where}: expected one state for each of {count} cells, got {_checks.describe(states)}")
+    masks = [None] * count if dropout.masks is None else dropout.masks
+    for name, what, values in (
+        ("params", "entry", params), ("initial_state", "state", states), ("dropout_masks", "entry", masks)
+    ):  # fmt: skip
+        if not isinstance(values, tuple | list) or len(values) != count:
+            got = _checks.describe(jax.tree.map(jnp.asarray, values))
+            raise ValueError(f"{name}{where}: expected one {what} for each of {count} cells, got {got}")
+    # Below the top, outputs of masked steps are not seen, and zeros are the cheapest.
+    below = dataclasses.replace(loop.options, return_sequences=True, zero_output_for_mask=True)
     carries = []
-    outputs: Any = None
     for index, cell in enumerate(stack.cells):
-        # Below the top, outputs of masked steps are not seen, and zeros are the cheapest.
-        below = {"return_sequences": True, "zero": True} if index < count - 1 else {}
-        layer = dataclasses.replace(loop, cell=cell, **below)
+        options = below if index < count - 1 else loop.options
+        layer = dataclasses.replace(loop, cell=cell, options=options)
         own = dropout.of_layer(index)
-        outputs, carry = _run(layer, params[index], inputs, states[index], own, f"{where}[{index}]")
-        inputs = inputs._replace(projected=outputs)
+        steps, carry = _run(layer, params[index], steps, states[index], own, f"{where}[{index}]")
         carries.append(carry)
-    return outputs, tuple(carries)
+    return steps, tuple(carries)
 
 
-def _check_inputs(cell: Cell, inputs: jax.Array, time_major: bool) -> None:
-    axes = "(T, B, ...)" if time_major else "(B, T, ...)"
-    if inputs.ndim != 2 + cell.num_feature_axes:
-        expected = axes.replace("...", "D") if cell.num_feature_axes == 1 else axes
-        raise ValueError(
-            f"inputs: expected {2 + cell.num_feature_axes} axes {expected}, got shape {inputs.shape} "
-            f"of {inputs.ndim} axes"
-        )
-    if inputs.shape[0 if time_major else 1] == 0:
-        raise ValueError(f"inputs: expected at least one time step, got shape {inputs.shape} with axes {axes}")
+def _start(cell: Cell, params: Params, first: jax.Array, masks: Masks) -> tuple[Carry, jax.Array]:
+    """The zero carry for steps like ``first``, and an array of the compute dtype."""
+    projected = cell.project(params, first, masks)
+    return cell.initial_carry(params, projected), jnp.zeros((), jax.tree.leaves(projected)[0].dtype)
 
 
-def _check_unroll(unroll: bool | int) -> None:
-    if not isinstance(unroll, bool):
-        _checks.positive_int("unroll", unroll)
+def _evaluate(implementation: Implementation, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
+    return implementation.run(loop, arrays)
 
 
-def _steps_used(mask: Any, seq_lengths: Any, steps: int, batch: int, time_major: bool) -> jax.Array | None:
-    """The mask ``(T, B)`` that ``mask`` or ``seq_lengths`` stand for, or ``None``."""
-    if mask is not None and seq_lengths is not None:
-        raise ValueError("mask, seq_lengths: expected at most one of them, got both")
-    if mask is not None:
-        return _booleans("mask", mask, steps, batch, time_major)
-    if seq_lengths is not None:
-        seq_lengths = jnp.asarray(seq_lengths)
-        if not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
-            raise TypeError(f"seq_lengths: expected integers, got dtype {seq_lengths.dtype}")
-        if seq_lengths.shape != (batch,):
-            raise ValueError(f"seq_lengths: expected shape (B,) = {(batch,)}, got {seq_lengths.shape}")
-        return jnp.arange(steps)[:, None] < seq_lengths.astype(jnp.int32)
-    return None
+# What was traced for a layer is kept for equal ones, and a call outside of `jax.jit` is one computation.
+_lasting_start = jax.jit(_start, static_argnums=0)
+_lasting_evaluate = jax.jit(_evaluate, static_argnums=(0, 1))
 
 
-def _booleans(argument: str, value: Any, steps: int, batch: int, time_major: bool) -> jax.Array:
-    """``value`` as booleans ``(T, B)``."""
-    value = _checks.booleans(argument, value)
-    expected = (steps, batch) if time_major else (batch, steps)
-    if value.shape != expected:
-        axes = "(T, B)" if time_major else "(B, T)"
-        raise ValueError(f"{argument}: expected shape {axes} = {expected}, got {value.shape}")
-    return value if time_major else value.swapaxes(0, 1)
+def _sharded(x: jax.Array) -> bool:
+    """Whether ``x`` is, or may be, laid out over a mesh."""
+    if not isinstance(x, jax.core.Tracer):
+        return len(x.sharding.device_set) > 1
+    return not (jax.typeof(x).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty)

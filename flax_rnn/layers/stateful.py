@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 
 from flax_rnn import _checks
 from flax_rnn.cells.protocol import Carry
-from flax_rnn.implementations.loop import expand
-from flax_rnn.layers.rnn import SequenceOptions
+from flax_rnn.implementations.loop import select
+from flax_rnn.implementations.options import SequenceOptions
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -29,18 +29,22 @@ class LayerOptions(SequenceOptions):
         """``options``, but for ``return_state``, since whoever keeps the carry needs it."""
         return self.options | {"return_state": True}
 
-    def check_kept(self, kept: Carry, inputs: Any) -> Carry:
+    def check_kept(self, kept: Carry, inputs: Any, feature_axes: int) -> Carry:
         """``kept`` as the initial state for ``inputs``.
 
         Raises:
           ValueError: if it was left by another number of sequences.
         """
-        batch = jnp.shape(inputs)[1 if self.time_major else 0]
+        *axes, last = jnp.shape(inputs)[: jnp.ndim(inputs) - feature_axes]
+        batch = (*axes[1:], last) if self.time_major else tuple(axes)
         for leaf in jax.tree.leaves(kept):
-            if leaf.shape[0] != batch:
+            if leaf.shape[: len(batch)] != batch:
+                expected, got = (
+                    shape[0] if len(batch) == 1 and shape else shape for shape in (leaf.shape[: len(batch)], batch)
+                )
                 raise ValueError(
-                    f"inputs: expected {leaf.shape[0]} sequences, as in the call whose state was kept (reset_state "
-                    f"forgets it), got {batch}"
+                    f"inputs: expected {expected} sequences, as in the call whose state was kept (reset_state "
+                    f"forgets it), got {got}"
                 )
         return kept
 
@@ -51,7 +55,7 @@ def keep(carry: Carry) -> Carry:
 
 
 def reset(carry: Carry, rows: ArrayLike | None = None) -> Carry:
-    """``carry`` with zeros in the rows where ``rows`` ``(B,)`` is true, or in all.
+    """``carry`` with zeros in the rows where ``rows`` ``(*batch,)`` is true, or in all.
 
     Raises:
       ValueError: if ``rows`` has not one entry for each row.
@@ -62,8 +66,8 @@ def reset(carry: Carry, rows: ArrayLike | None = None) -> Carry:
     rows = _checks.booleans("rows", rows)
 
     def clear(leaf: jax.Array) -> jax.Array:
-        if rows.shape != leaf.shape[:1]:
-            raise ValueError(f"rows: expected shape (B,) = {leaf.shape[:1]}, got {rows.shape}")
-        return jnp.where(expand(rows, leaf), jnp.zeros_like(leaf), leaf)
+        if rows.ndim == 0 or rows.shape != leaf.shape[: rows.ndim]:
+            raise ValueError(f"rows: expected shape (B,) = {leaf.shape[: rows.ndim or 1]}, got {rows.shape}")
+        return select(rows, jnp.zeros_like(leaf), leaf)
 
     return jax.tree.map(clear, carry)

@@ -1,22 +1,41 @@
 """The base of the cells as ``flax.linen`` modules."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 from flax import linen as nn
 
-from flax_rnn.cells.protocol import Carry, Cell, Params, apply_cell, zero_carry
+from flax_rnn.cells.evaluate import apply_cell, zero_carry
+from flax_rnn.cells.protocol import Carry, Cell, Params
+from flax_rnn.layers.faces import overrides, refuse_members
 
 
 class CellModule(nn.RNNCellBase, kw_only=True):
-    """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.linen.RNN`` calls it."""
+    """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.linen.RNN`` calls it.
+
+    A subclass may override ``__call__`` and ``initialize_carry``; layers then run it as they run cells of others.
+    """
+
+    # Whether a subclass has methods of its own, which layers have to call.
+    runs_itself: ClassVar[bool] = False
 
     deterministic: bool | None = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_members(cls)
+        if overrides(cls, "__call__", "initialize_carry"):
+            cls.runs_itself = True
 
     @property
     def core(self) -> Cell:
         """The cell of the core that this module declares weights for."""
         raise NotImplementedError
+
+    @property
+    def num_feature_axes(self) -> int:
+        """That of the core's cell."""
+        return self.core.num_feature_axes
 
     @property
     def weight_dtype(self) -> Any:

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from flax_rnn.cells.protocol import Carry
-from flax_rnn.layers.bidirectional import bidirectional, check_directions, check_merge_mode
+from flax_rnn.layers.bidirectional import bidirectional, check_directions, check_merge_mode, check_runs
 from flax_rnn.linen.foreign import view
 from flax_rnn.linen.layers import Layer
 
@@ -33,12 +33,19 @@ class Bidirectional(nn.Module):
         for name, value in (("layer", self.layer), ("backward_layer", self.backward_layer or self.layer)):
             if not isinstance(value, Layer):
                 raise TypeError(f"{name}: expected a layer of flax_rnn.linen, got {type(value).__name__}")
+            check_runs(name, value, value.runs_itself)
         if self.backward_layer is None:
             self.backward_layer = self.layer.fresh(go_backwards=not self.layer.go_backwards)
         else:
             self.backward_layer = self.backward_layer.fresh()
         check_directions(self.layer, self.backward_layer)
         super().__post_init__()
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> tuple[Carry, Carry]:
+        """The pair of carries for one step of inputs of ``input_shape`` ``(*batch, D)``."""
+        assert self.backward_layer is not None  # __post_init__ made one
+        return self.layer.initialize_carry(rng, input_shape), self.backward_layer.initialize_carry(rng, input_shape)
 
     def setup(self) -> None:
         """Names the forward parameters after their direction, not after the argument."""

@@ -1,47 +1,28 @@
 """The cells as ``flax.linen`` modules."""
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flax_rnn import cells
-from flax_rnn.cells import conv_lstm as conv
-from flax_rnn.cells import cudnn, dense, stacked
-from flax_rnn.cells.protocol import Params, output_like
+from flax_rnn.cells import conv_lstm, cudnn, gru, lstm, simple_rnn
+from flax_rnn.cells.arguments import DenseArguments
+from flax_rnn.cells.dense import DenseCell
+from flax_rnn.cells.protocol import check_cell
 from flax_rnn.linen.base import CellModule
-from flax_rnn.linen.foreign import check_cell, view
 
 
-class DenseCellModule(CellModule):
+class WeightedCell(CellModule):
     """Base of the cells that own their weights."""
-
-    core_type: ClassVar[type[dense.DenseCell]]
-
-    def __post_init__(self) -> None:
-        self.core_type.of(self)  # which validates
-        super().__post_init__()
-
-    @property
-    def num_feature_axes(self) -> int:
-        """That of the core's cell."""
-        return self.core.num_feature_axes
-
-    @property
-    def core(self) -> Any:
-        """As for every cell."""
-        return self.core_type.of(self)
 
     @property
     def weight_dtype(self) -> Any:
         """As for every cell."""
-        return self.core.param_dtype
+        return getattr(self.core, "param_dtype", jnp.float32)
 
     @nn.compact
-    def weights(self, inputs: jax.Array, constants: Any = None) -> Params:
+    def weights(self, inputs: jax.Array, constants: Any = None) -> dict[str, jax.Array]:
         """As for every cell."""
         in_features = inputs.shape[-1]
         if self.has_variable("params", "kernel"):
@@ -51,104 +32,85 @@ class DenseCellModule(CellModule):
         return {name: self.param(name, initialize, shape, self.weight_dtype) for name, (initialize, shape) in specs}
 
 
-class SimpleRNNCell(DenseCellModule, cells.SimpleRNNCell):
-    """``flax_rnn.SimpleRNNCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+class CoreCell(WeightedCell):
+    """Any cell of the core as a module; ``RNN`` makes one of what it is given.
 
-    core_type: ClassVar[type[dense.DenseCell]] = cells.SimpleRNNCell
-
-
-class LSTMCell(DenseCellModule, cells.LSTMCell):
-    """``flax_rnn.LSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
-
-    core_type: ClassVar[type[dense.DenseCell]] = cells.LSTMCell
-
-
-class GRUCell(DenseCellModule, cells.GRUCell):
-    """``flax_rnn.GRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
-
-    core_type: ClassVar[type[dense.DenseCell]] = cells.GRUCell
-
-
-class CuDNNLSTMCell(DenseCellModule, cudnn.CuDNNLSTMCell):
-    """``flax_rnn.CuDNNLSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
-
-    core_type: ClassVar[type[dense.DenseCell]] = cudnn.CuDNNLSTMCell
-
-
-class CuDNNGRUCell(DenseCellModule, cudnn.CuDNNGRUCell):
-    """``flax_rnn.CuDNNGRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
-
-    core_type: ClassVar[type[dense.DenseCell]] = cudnn.CuDNNGRUCell
-
-
-class ConvLSTM1DCell(DenseCellModule, conv.ConvLSTM1DCell):
-    """``flax_rnn.ConvLSTM1DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
-
-    core_type: ClassVar[type[dense.DenseCell]] = conv.ConvLSTM1DCell
-
-
-class ConvLSTM2DCell(DenseCellModule, conv.ConvLSTM2DCell):
-    """``flax_rnn.ConvLSTM2DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
-
-    core_type: ClassVar[type[dense.DenseCell]] = conv.ConvLSTM2DCell
-
-
-class ConvLSTM3DCell(DenseCellModule, conv.ConvLSTM3DCell):
-    """``flax_rnn.ConvLSTM3DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
-
-    core_type: ClassVar[type[dense.DenseCell]] = conv.ConvLSTM3DCell
-
-
-class StackedRNNCells(CellModule):
-    """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
-
-    ``cells`` may be cells of others, too, as in ``RNN``. Its own ``deterministic`` holds for all of them that are of
-    this module; by default it is theirs.
+    Attributes:
+      cell: the cell; one that has ``param_specs``.
     """
 
-    cells: Sequence[nn.Module]
-    deterministic: bool | None = dataclasses.field(default=None, kw_only=True)
+    cell: Any
 
     def __post_init__(self) -> None:
-        for index, cell in enumerate(self.cells):
-            check_cell(f"cells[{index}]", cell)
-        if self.deterministic is None:
-            self.deterministic = all(cell.deterministic for cell in self.views)
-        stacked.StackedRNNCells(tuple(cell.core for cell in self.views))
+        check_cell("cell", self.cell)
+        if not hasattr(self.cell, "param_specs"):
+            raise TypeError(f"cell: expected a cell that tells its weights, got {self.cell!r} without param_specs")
         super().__post_init__()
-
-    @property
-    def views(self) -> list[Any]:
-        """The cells, each with what a ``CellModule`` has."""
-        return [view(cell) for cell in self.cells]
-
-    @property
-    def num_feature_axes(self) -> int:
-        """That of the cell at the bottom."""
-        return self.core.num_feature_axes
 
     @property
     def core(self) -> Any:
         """As for every cell."""
-        return stacked.StackedRNNCells(tuple(cell.core for cell in self.views))
+        return self.cell
+
+
+class DenseCellModule(WeightedCell):
+    """Base of the built-in cells."""
+
+    core_type: ClassVar[type[DenseCell]]
+
+    def __post_init__(self: Any) -> None:
+        self.validate()
+        super().__post_init__()
 
     @property
-    def weight_dtype(self) -> Any:
+    def core(self) -> Any:
         """As for every cell."""
-        return jnp.result_type(*(cell.weight_dtype for cell in self.views))
+        return self.core_type.of(self)
 
-    def weights(self, inputs: jax.Array, constants: Any = None) -> Params:
-        """As for every cell: a tuple of theirs."""
-        params = []
-        below: Any = None
-        for cell in self.views:
-            if below is not None:
-                inputs = output_like(below.core, params[-1], inputs, constants)
-            params.append(cell.weights(inputs, constants))
-            below = cell
-        return tuple(params)
 
-    @nn.nowrap
-    def fresh(self) -> Self:
-        """As for every cell."""
-        return self.clone(parent=None, name=None, cells=tuple(cell.fresh() for cell in self.views))
+class SimpleRNNCell(DenseCellModule, DenseArguments):
+    """``flax_rnn.SimpleRNNCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[DenseCell]] = simple_rnn.SimpleRNNCell
+
+
+class LSTMCell(DenseCellModule, lstm.LSTMArguments):
+    """``flax_rnn.LSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[DenseCell]] = lstm.LSTMCell
+
+
+class GRUCell(DenseCellModule, gru.GRUArguments):
+    """``flax_rnn.GRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[DenseCell]] = gru.GRUCell
+
+
+class CuDNNLSTMCell(DenseCellModule, cudnn.CuDNNLSTMArguments):
+    """``flax_rnn.CuDNNLSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[DenseCell]] = cudnn.CuDNNLSTMCell
+
+
+class CuDNNGRUCell(DenseCellModule, cudnn.CuDNNGRUArguments):
+    """``flax_rnn.CuDNNGRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[DenseCell]] = cudnn.CuDNNGRUCell
+
+
+class ConvLSTM1DCell(DenseCellModule, conv_lstm.ConvLSTM1DArguments):
+    """``flax_rnn.ConvLSTM1DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[DenseCell]] = conv_lstm.ConvLSTM1DCell
+
+
+class ConvLSTM2DCell(DenseCellModule, conv_lstm.ConvLSTM2DArguments):
+    """``flax_rnn.ConvLSTM2DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[DenseCell]] = conv_lstm.ConvLSTM2DCell
+
+
+class ConvLSTM3DCell(DenseCellModule, conv_lstm.ConvLSTM3DArguments):
+    """``flax_rnn.ConvLSTM3DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+
+    core_type: ClassVar[type[DenseCell]] = conv_lstm.ConvLSTM3DCell

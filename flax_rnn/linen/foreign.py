@@ -1,4 +1,7 @@
-"""Cells of others in these layers: any linen module with ``initialize_carry`` and ``num_feature_axes``."""
+"""Cells of others in these layers: any linen module with ``initialize_carry`` and ``num_feature_axes``.
+
+A subclass of our own cells that has a ``__call__`` of its own is one, too: its call is what has to be run.
+"""
 
 from typing import Any
 
@@ -18,6 +21,11 @@ class Foreign:
 
     def __init__(self, module: nn.Module):
         self._module: Any = module
+
+    @property
+    def num_feature_axes(self) -> int:
+        """As for ``CellModule``."""
+        return self._module.num_feature_axes
 
     @property
     def core(self) -> ForeignCell:
@@ -65,12 +73,14 @@ class Foreign:
 
 def view(cell: Any) -> Any:
     """``cell`` itself if it is one of these, or else as a ``Foreign`` one."""
-    return cell if isinstance(cell, CellModule) else Foreign(cell)
+    return cell if isinstance(cell, CellModule) and not cell.runs_itself else Foreign(cell)
 
 
 def check_cell(argument: str, value: Any) -> None:
     """Raises ``TypeError`` unless ``value`` is a cell, one of these or one that ``flax.linen.RNN`` would take."""
     foreign = isinstance(value, nn.Module) and callable(value) and hasattr(value, "initialize_carry")
+    if isinstance(value, type):
+        raise TypeError(f"{argument}: expected a cell, got the class {value.__name__}; call it with its arguments")
     if not isinstance(value, CellModule) and not foreign:
         raise TypeError(
             f"{argument}: expected a cell of flax_rnn.linen or an nn.Module with initialize_carry, or a list of them, "

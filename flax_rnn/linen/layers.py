@@ -1,7 +1,6 @@
 """The layers as ``flax.linen`` modules."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
@@ -9,34 +8,40 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from flax_rnn import cells
-from flax_rnn.cells import conv_lstm as conv
-from flax_rnn.cells import cudnn
+from flax_rnn.cells import conv_lstm, cudnn, gru, lstm
+from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.protocol import Carry
+from flax_rnn.layers.faces import arguments, overrides
 from flax_rnn.layers.rnn import rnn
-from flax_rnn.layers.stateful import LayerOptions, keep, reset
-from flax_rnn.linen.cells import (
-    ConvLSTM1DCell,
-    ConvLSTM2DCell,
-    ConvLSTM3DCell,
-    CuDNNGRUCell,
-    CuDNNLSTMCell,
-    DenseCellModule,
-    GRUCell,
-    LSTMCell,
-    SimpleRNNCell,
-    StackedRNNCells,
-)
+from flax_rnn.layers.stateful import LayerOptions, keep
+from flax_rnn.linen import cells
+from flax_rnn.linen.cells import DenseCellModule
 from flax_rnn.linen.foreign import check_cell, view
-
-COLLECTION = "carry"
-"""The collection in which stateful layers keep their carries."""
+from flax_rnn.linen.stacked import module_of
+from flax_rnn.linen.state import COLLECTION
 
 
 class Layer(nn.Module, LayerOptions, kw_only=True):
     """Base of the layers: a cell, and how to run it over time."""
 
+    # Whether a subclass has a call of its own, which is more than a cell and options.
+    runs_itself: ClassVar[bool] = False
+
     deterministic: bool | None = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if overrides(cls, "__call__"):
+            cls.runs_itself = True
+
+    def __post_init__(self) -> None:
+        self.check_options()
+        super().__post_init__()
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
+        """The carry for one step of inputs of ``input_shape`` ``(*batch, D)``; as the cell's."""
+        raise NotImplementedError
 
     @nn.nowrap
     def fresh(self, **changes: Any) -> Self:
@@ -49,14 +54,18 @@ class Layer(nn.Module, LayerOptions, kw_only=True):
 
     def first(self, inputs: jax.Array) -> jax.Array:
         """An example of one step of ``inputs``, whatever their number of axes, which the core checks."""
-        shape = jnp.shape(inputs)
-        return jnp.zeros(shape[1:] if self.time_major else (*shape[:1], *shape[2:]))
+        axes, features = [*jnp.shape(inputs)], view(self.cell).num_feature_axes
+        if len(axes) <= features:
+            return jnp.zeros((1,) * features)
+        del axes[0 if self.time_major else len(axes) - features - 1]
+        return jnp.zeros(axes)
 
     def kept(self, inputs: jax.Array) -> Carry:
         """The carry to start from, where there is no other one."""
         if not self.stateful or not self.has_variable(COLLECTION, "state"):
             return None
-        return self.check_kept(self.get_variable(COLLECTION, "state"), inputs)
+        kept = self.get_variable(COLLECTION, "state")
+        return self.check_kept(kept, inputs, view(self.cell).num_feature_axes)
 
     def keep(self, carry: Carry) -> None:
         """Leaves ``carry`` for the next call, if the layer is stateful."""
@@ -75,7 +84,7 @@ class Layer(nn.Module, LayerOptions, kw_only=True):
         resets: ArrayLike | None = None,
         constants: Any = None,
     ) -> Any:
-        """Runs the cell over ``inputs`` ``(B, T, D)``.
+        """Runs the cell over ``inputs`` ``(*batch, T, D)``.
 
         Args:
           inputs, initial_state, mask, seq_lengths, resets, constants: as in ``flax_rnn.rnn``, and so is what returns.
@@ -101,9 +110,10 @@ class Layer(nn.Module, LayerOptions, kw_only=True):
 class RNN(Layer):
     """A layer that runs any cell, or a list of them as a ``StackedRNNCells``.
 
-    A cell may also be one of others, as ``flax.linen.RNN`` takes it: a module with ``initialize_carry``,
-    ``num_feature_axes`` and ``__call__(carry, inputs) -> (carry, output)``. Output and carry may have any shapes, and
-    the call may have an argument ``constants``.
+    A cell may be a module of ``flax_rnn.linen``; a cell of the core, such as one of your own, whose weights are then
+    declared here; or one of others, as ``flax.linen.RNN`` takes it: a module with ``initialize_carry``,
+    ``num_feature_axes`` and ``__call__(carry, inputs) -> (carry, output)``. Carry and output of the latter may be trees
+    of any shapes and dtypes, and the call may have an argument ``constants``.
 
     Arguments: ``cell``, then by name the options of ``flax_rnn.LayerOptions``, and ``deterministic``, by default
     that of ``cell``.
@@ -111,16 +121,20 @@ class RNN(Layer):
     Source: ``keras.layers.RNN``.
     """
 
-    cell: nn.Module | Sequence[nn.Module]
+    cell: Any
     deterministic: bool | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.cell, list | tuple):
-            self.cell = StackedRNNCells(cells=tuple(self.cell), parent=None)
+        self.cell = module_of(self.cell)
         check_cell("cell", self.cell)
         if self.deterministic is None:
             self.deterministic = view(self.cell).deterministic
         super().__post_init__()
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
+        """As for every layer."""
+        return self.cell.initialize_carry(rng, input_shape)
 
     @nn.nowrap
     def fresh(self, **changes: Any) -> Self:
@@ -133,73 +147,69 @@ class DenseLayer(Layer):
 
     cell_type: ClassVar[type[DenseCellModule]]
 
-    def __post_init__(self) -> None:
-        self.cell_type.core_type.of(self)  # which validates
+    def __post_init__(self: Any) -> None:
+        self.validate()
         super().__post_init__()
 
+    @nn.nowrap
+    def make_cell(self, **where: Any) -> DenseCellModule:
+        """The cell with the layer's own arguments."""
+        own = arguments(self, self.cell_type)
+        return self.cell_type(**{name: value for name, value in own.items() if name not in ("parent", "name")}, **where)
+
+    @nn.nowrap
+    def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
+        """As for every layer."""
+        return self.make_cell(parent=None).initialize_carry(rng, input_shape)
+
     def setup(self) -> None:
-        """Makes the cell from the layer's own arguments."""
-        names = [field.name for field in dataclasses.fields(self.cell_type) if field.name not in ("parent", "name")]
-        self.cell = self.cell_type(**{name: getattr(self, name) for name in names})
+        """Makes the cell."""
+        self.cell = self.make_cell()
 
 
-class SimpleRNN(DenseLayer, cells.SimpleRNNCell):
+class SimpleRNN(DenseLayer, DenseArguments):
     """``SimpleRNNCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type: ClassVar[type[DenseCellModule]] = SimpleRNNCell
+    cell_type: ClassVar[type[DenseCellModule]] = cells.SimpleRNNCell
 
 
-class LSTM(DenseLayer, cells.LSTMCell):
+class LSTM(DenseLayer, lstm.LSTMArguments):
     """``LSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type: ClassVar[type[DenseCellModule]] = LSTMCell
+    cell_type: ClassVar[type[DenseCellModule]] = cells.LSTMCell
 
 
-class GRU(DenseLayer, cells.GRUCell):
+class GRU(DenseLayer, gru.GRUArguments):
     """``GRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type: ClassVar[type[DenseCellModule]] = GRUCell
+    cell_type: ClassVar[type[DenseCellModule]] = cells.GRUCell
 
 
-class CuDNNLSTM(DenseLayer, cudnn.CuDNNLSTMCell):
+class CuDNNLSTM(DenseLayer, cudnn.CuDNNLSTMArguments):
     """``CuDNNLSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type: ClassVar[type[DenseCellModule]] = CuDNNLSTMCell
+    cell_type: ClassVar[type[DenseCellModule]] = cells.CuDNNLSTMCell
 
 
-class CuDNNGRU(DenseLayer, cudnn.CuDNNGRUCell):
+class CuDNNGRU(DenseLayer, cudnn.CuDNNGRUArguments):
     """``CuDNNGRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type: ClassVar[type[DenseCellModule]] = CuDNNGRUCell
+    cell_type: ClassVar[type[DenseCellModule]] = cells.CuDNNGRUCell
 
 
-class ConvLSTM1D(DenseLayer, conv.ConvLSTM1DCell):
+class ConvLSTM1D(DenseLayer, conv_lstm.ConvLSTM1DArguments):
     """``ConvLSTM1DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type: ClassVar[type[DenseCellModule]] = ConvLSTM1DCell
+    cell_type: ClassVar[type[DenseCellModule]] = cells.ConvLSTM1DCell
 
 
-class ConvLSTM2D(DenseLayer, conv.ConvLSTM2DCell):
+class ConvLSTM2D(DenseLayer, conv_lstm.ConvLSTM2DArguments):
     """``ConvLSTM2DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type: ClassVar[type[DenseCellModule]] = ConvLSTM2DCell
+    cell_type: ClassVar[type[DenseCellModule]] = cells.ConvLSTM2DCell
 
 
-class ConvLSTM3D(DenseLayer, conv.ConvLSTM3DCell):
+class ConvLSTM3D(DenseLayer, conv_lstm.ConvLSTM3DArguments):
     """``ConvLSTM3DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type: ClassVar[type[DenseCellModule]] = ConvLSTM3DCell
-
-
-def reset_state(variables: Mapping[str, Any], rows: ArrayLike | None = None) -> dict[str, Any]:
-    """``variables`` with what stateful layers keep from call to call reset.
-
-    Args:
-      variables: those of a model, by collection.
-      rows: booleans ``(B,)``: the sequences to start anew, from zeros; ``None`` to forget everything, so that the next
-        call may have any number of sequences.
-    """
-    others = {name: values for name, values in variables.items() if name != COLLECTION}
-    if rows is None or COLLECTION not in variables:
-        return others
-    return others | {COLLECTION: reset(variables[COLLECTION], rows)}
+    cell_type: ClassVar[type[DenseCellModule]] = cells.ConvLSTM3DCell

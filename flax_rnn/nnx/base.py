@@ -1,18 +1,41 @@
 """The bases of the ``flax.nnx`` modules."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flax_rnn.cells.protocol import Carry, Cell, Params, apply_cell, zero_carry
+from flax_rnn.cells.evaluate import apply_cell, zero_carry
+from flax_rnn.cells.protocol import Carry, Cell, Params
+from flax_rnn.layers.faces import overrides, refuse_members
 
 RngSource = nnx.Rngs | nnx.RngStream | jax.Array
 """Where a dropout key may come from: ``Rngs`` with a ``dropout`` or default stream, a stream, or a key itself."""
 
-# What a call needs is in properties and private methods: nnx.tabulate takes public methods to be traceable.
+# nnx.tabulate runs all public methods under jax.jit, so what takes or returns something else is private.
+
+
+class EqualInitializer:
+    """An initializer that equals every other: once there are weights, modules that differ in it only are alike.
+
+    Graph definitions contain the arguments, and ``nnx.jit`` would compile anew for each module otherwise.
+    """
+
+    def __init__(self, initialize: Callable[..., jax.Array]):
+        self.initialize = initialize
+
+    def __call__(self, key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        """As every initializer."""
+        return self.initialize(key, shape, dtype)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EqualInitializer)
+
+    def __hash__(self) -> int:
+        return hash(EqualInitializer)
 
 
 class BaseModule(nnx.Module):
@@ -20,7 +43,7 @@ class BaseModule(nnx.Module):
 
     deterministic: bool
 
-    # Modules are equal to themselves only, while the hyper-parameters they inherit compare by value.
+    # Modules are equal to themselves only, while the arguments they inherit compare by value.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -32,19 +55,43 @@ class BaseModule(nnx.Module):
     def _is_training(self, training: bool | None) -> bool:
         return not self.deterministic if training is None else training
 
+    def _validate(self: Any) -> None:
+        """Checks the arguments, and makes initializers alike."""
+        self.validate()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name, None)
+            if field.name.endswith("_initializer") and callable(value) and not isinstance(value, EqualInitializer):
+                setattr(self, field.name, EqualInitializer(value))
+
 
 class CellModule(BaseModule):
-    """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.nnx.RNN`` calls it."""
+    """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.nnx.RNN`` calls it.
+
+    A subclass may override ``__call__`` and ``initialize_carry``; layers then run it as they run cells of others.
+    """
+
+    # Whether a subclass has methods of its own, which layers have to call.
+    _runs_itself: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_members(cls)
+        if overrides(cls, "__call__", "initialize_carry"):
+            cls._runs_itself = True
 
     @property
     def core(self) -> Cell:
         """The cell of the core that this module holds weights for."""
         raise NotImplementedError
 
-    @property
-    def params(self) -> Params:
+    def weights(self) -> Params:
         """The weights as the core takes them."""
         raise NotImplementedError
+
+    @property
+    def params(self) -> Params:
+        """The same."""
+        return self.weights()
 
     @property
     def _stream(self) -> nnx.RngStream | None:
@@ -68,7 +115,7 @@ class CellModule(BaseModule):
         """One step, ``(carry, inputs (..., D)) -> (carry, output (..., H))``; dropout masks are drawn anew."""
         core, key = self.core, self._dropout_key()
         masks = None if key is None else core.dropout_masks(key, inputs)
-        return apply_cell(core, self.params, carry, inputs, masks)
+        return apply_cell(core, self.weights(), carry, inputs, masks)
 
     def initialize_carry(
         self,
@@ -77,7 +124,7 @@ class CellModule(BaseModule):
         carry_init: Callable[..., jax.Array] | None = None,
     ) -> Carry:
         """The carry for inputs of ``input_shape`` ``(..., D)``: zeros, or ``carry_init`` with keys from ``rngs``."""
-        carry = zero_carry(self.core, input_shape, jnp.result_type(*jax.tree.leaves(self.params)))
+        carry = zero_carry(self.core, input_shape, jnp.result_type(*jax.tree.leaves(self.weights())))
         if carry_init is None:
             return carry
         if rngs is None:

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from flax_rnn.cells.protocol import Carry
-from flax_rnn.layers.bidirectional import bidirectional, check_directions, check_merge_mode
+from flax_rnn.layers.bidirectional import bidirectional, check_directions, check_merge_mode, check_runs
 from flax_rnn.nnx.base import RngSource
 from flax_rnn.nnx.foreign import view
 from flax_rnn.nnx.layers import Layer
@@ -37,6 +37,7 @@ class Bidirectional(nnx.Module):
         for name, value in (("layer", layer), ("backward_layer", backward_layer or layer)):
             if not isinstance(value, Layer):
                 raise TypeError(f"{name}: expected a layer of flax_rnn.nnx, got {type(value).__name__}")
+            check_runs(name, value, value._runs_itself)
         if backward_layer is None:
             if rngs is None:
                 raise ValueError("rngs: expected nnx.Rngs for the weights of the backward layer, got None")
@@ -45,6 +46,13 @@ class Bidirectional(nnx.Module):
         self.forward_layer = layer
         self.backward_layer = backward_layer
         self.merge_mode = merge_mode
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: nnx.Rngs | None = None) -> tuple[Carry, Carry]:
+        """The pair of carries for one step of inputs of ``input_shape`` ``(*batch, D)``."""
+        return (
+            self.forward_layer.initialize_carry(input_shape, rngs),
+            self.backward_layer.initialize_carry(input_shape, rngs),
+        )
 
     def __call__(
         self,
@@ -66,7 +74,7 @@ class Bidirectional(nnx.Module):
             initial_state = forward._kept(inputs), backward._kept(inputs)
         outputs, carries = bidirectional(
             (cells[0].core, cells[1].core),
-            (cells[0].params, cells[1].params),
+            (cells[0].weights(), cells[1].weights()),
             inputs,
             merge_mode=self.merge_mode,
             initial_state=initial_state,

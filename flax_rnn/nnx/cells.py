@@ -1,17 +1,87 @@
 """The cells as ``flax.nnx`` modules."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+import jax
 from flax import nnx
 
-from flax_rnn import cells
-from flax_rnn.cells import conv_lstm as conv
-from flax_rnn.cells import cudnn, dense, stacked
-from flax_rnn.cells.protocol import Cell, Params
+from flax_rnn.cells import conv_lstm, cudnn, gru, lstm, simple_rnn
+from flax_rnn.cells.arguments import DenseArguments
+from flax_rnn.cells.dense import DenseCell
+from flax_rnn.cells.protocol import Cell, check_cell
+from flax_rnn.layers.faces import arguments, without_initializers
 from flax_rnn.nnx.base import CellModule
-from flax_rnn.nnx.foreign import check_cell, view
+
+
+class WeightedCell(CellModule):
+    """Base of the cells that own their weights."""
+
+    in_features: int
+
+    def _draw_weights(self, core: Cell, rngs: nnx.Rngs) -> None:
+        """Makes a parameter of each of the cell's weights, and a stream if it drops."""
+        params = core.init_params(rngs.params(), self.in_features)
+        if not isinstance(params, dict):
+            raise TypeError(f"cell: expected init_params to return a dict of arrays, got {type(params).__name__}")
+        for name, value in params.items():
+            if hasattr(self, name):
+                raise ValueError(f"cell: expected weights whose names are no attributes of a module, got {name!r}")
+            setattr(self, name, nnx.Param(value))
+        self.weight_names = tuple(params)
+        self.dropout_stream = rngs.dropout.fork() if core.has_dropout else None
+
+    def weights(self) -> dict[str, jax.Array]:
+        """As for every cell: a dict, of ``kernel``, ``recurrent_kernel`` and ``bias`` in those that are built in."""
+        return {name: getattr(self, name)[...] for name in self.weight_names}
+
+    @property
+    def _stream(self) -> nnx.RngStream | None:
+        return self.dropout_stream
+
+
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    """A cell of the core, as it is; for graph definitions its initializers do not count."""
+
+    cell: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and without_initializers(self.cell) == without_initializers(other.cell)
+
+    def __hash__(self) -> int:
+        return hash(without_initializers(self.cell))
+
+
+class CoreCell(WeightedCell):
+    """Any cell of the core as a module; ``RNN`` makes one of what it is given.
+
+    Args:
+      cell: the cell; one that can be hashed.
+      in_features: how many features its inputs have.
+      rngs: for its weights, and its dropout.
+      deterministic: whether dropout is off.
+    """
+
+    def __init__(self, cell: Cell, in_features: int, *, rngs: nnx.Rngs, deterministic: bool = False):
+        check_cell("cell", cell)
+        self.in_features = in_features
+        self.deterministic = deterministic
+        self.held = _Held(cell)
+        self._draw_weights(cell, rngs)
+
+    @property
+    def core(self) -> Any:
+        """As for every cell."""
+        return self.held.cell
+
+    @property
+    def num_feature_axes(self) -> int:
+        """That of the core's cell."""
+        return self.core.num_feature_axes
+
+    def _fresh(self, rngs: nnx.Rngs) -> Self:
+        return type(self)(self.core, self.in_features, rngs=rngs, deterministic=self.deterministic)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -22,20 +92,18 @@ class InFeatures:
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class DenseCellModule(CellModule):
-    """Base of the cells that own their weights."""
+class DenseCellModule(WeightedCell):
+    """Base of the built-in cells."""
 
-    core_type: ClassVar[type[dense.DenseCell]]
+    core_type: ClassVar[type[DenseCell]]
 
     _: dataclasses.KW_ONLY
     rngs: dataclasses.InitVar[nnx.Rngs]
     deterministic: bool = False
 
-    def __post_init__(self: Any, rngs: nnx.Rngs) -> None:
-        core = self.core
-        for name, value in core.init_params(rngs.params(), self.in_features).items():
-            setattr(self, name, nnx.Param(value))
-        self.dropout_stream = rngs.dropout.fork() if core.has_dropout else None
+    def __post_init__(self, rngs: nnx.Rngs) -> None:
+        self._validate()
+        self._draw_weights(self.core, rngs)
 
     @property
     def core(self) -> Any:
@@ -43,117 +111,71 @@ class DenseCellModule(CellModule):
         return self.core_type.of(self)
 
     @property
-    def params(self: Any) -> Params:
-        """As for every cell: a dict of ``kernel``, ``recurrent_kernel`` and ``bias``."""
-        return {name: getattr(self, name)[...] for name in self.core.param_specs(self.in_features)}
-
-    @property
-    def _stream(self) -> nnx.RngStream | None:
-        return self.dropout_stream
+    def num_feature_axes(self) -> int:
+        """That of the core's cell."""
+        return self.core.num_feature_axes
 
     def _fresh(self, rngs: nnx.Rngs) -> Self:
-        return type(self)(**arguments(self), rngs=rngs)
+        try:
+            return type(self)(**arguments(self), rngs=rngs)
+        except TypeError as error:  # a subclass with a constructor of its own
+            raise ValueError(
+                f"backward_layer: expected one, since a new {type(self).__name__} cannot be made from the arguments "
+                f"{', '.join(arguments(self))}: {error}; got None"
+            ) from error
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class SimpleRNNCell(DenseCellModule, cells.SimpleRNNCell, InFeatures):
+class SimpleRNNCell(DenseCellModule, DenseArguments, InFeatures):
     """``flax_rnn.SimpleRNNCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
-    core_type = cells.SimpleRNNCell
+    core_type = simple_rnn.SimpleRNNCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class LSTMCell(DenseCellModule, cells.LSTMCell, InFeatures):
+class LSTMCell(DenseCellModule, lstm.LSTMArguments, InFeatures):
     """``flax_rnn.LSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
-    core_type = cells.LSTMCell
+    core_type = lstm.LSTMCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class GRUCell(DenseCellModule, cells.GRUCell, InFeatures):
+class GRUCell(DenseCellModule, gru.GRUArguments, InFeatures):
     """``flax_rnn.GRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
-    core_type = cells.GRUCell
+    core_type = gru.GRUCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class CuDNNLSTMCell(DenseCellModule, cudnn.CuDNNLSTMCell, InFeatures):
+class CuDNNLSTMCell(DenseCellModule, cudnn.CuDNNLSTMArguments, InFeatures):
     """``flax_rnn.CuDNNLSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type = cudnn.CuDNNLSTMCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class CuDNNGRUCell(DenseCellModule, cudnn.CuDNNGRUCell, InFeatures):
+class CuDNNGRUCell(DenseCellModule, cudnn.CuDNNGRUArguments, InFeatures):
     """``flax_rnn.CuDNNGRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type = cudnn.CuDNNGRUCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class ConvLSTM1DCell(DenseCellModule, conv.ConvLSTM1DCell, InFeatures):
+class ConvLSTM1DCell(DenseCellModule, conv_lstm.ConvLSTM1DArguments, InFeatures):
     """``flax_rnn.ConvLSTM1DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
-    core_type = conv.ConvLSTM1DCell
+    core_type = conv_lstm.ConvLSTM1DCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class ConvLSTM2DCell(DenseCellModule, conv.ConvLSTM2DCell, InFeatures):
+class ConvLSTM2DCell(DenseCellModule, conv_lstm.ConvLSTM2DArguments, InFeatures):
     """``flax_rnn.ConvLSTM2DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
-    core_type = conv.ConvLSTM2DCell
+    core_type = conv_lstm.ConvLSTM2DCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class ConvLSTM3DCell(DenseCellModule, conv.ConvLSTM3DCell, InFeatures):
+class ConvLSTM3DCell(DenseCellModule, conv_lstm.ConvLSTM3DArguments, InFeatures):
     """``flax_rnn.ConvLSTM3DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
 
-    core_type = conv.ConvLSTM3DCell
-
-
-class StackedRNNCells(CellModule):
-    """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
-
-    ``cells`` may be cells of others, too, as in ``RNN``. Its own ``deterministic`` holds for all of them that are of
-    this module; it starts as theirs.
-    """
-
-    def __init__(self, cells: Sequence[nnx.Module], *, deterministic: bool | None = None):
-        for index, cell in enumerate(cells):
-            check_cell(f"cells[{index}]", cell)
-        self.cells = nnx.List(cells)
-        views = self._views
-        self.deterministic = all(cell.deterministic for cell in views) if deterministic is None else deterministic
-        stacked.StackedRNNCells(tuple(cell.core for cell in views))
-
-    @property
-    def _views(self) -> list[Any]:
-        return [view(cell) for cell in self.cells]
-
-    @property
-    def num_feature_axes(self) -> int:
-        """That of the cell at the bottom."""
-        return self.core.num_feature_axes
-
-    @property
-    def core(self) -> Cell:
-        """As for every cell."""
-        return stacked.StackedRNNCells(tuple(cell.core for cell in self._views))
-
-    @property
-    def params(self) -> Params:
-        """As for every cell: a tuple of theirs."""
-        return tuple(cell.params for cell in self._views)
-
-    @property
-    def _stream(self) -> nnx.RngStream | None:
-        streams = (cell._stream for cell in self._views)
-        return next((stream for stream in streams if stream is not None), None)
-
-    def _fresh(self, rngs: nnx.Rngs) -> Self:
-        return type(self)([cell._fresh(rngs) for cell in self._views], deterministic=self.deterministic)
-
-
-def arguments(module: Any, cls: type | None = None) -> dict[str, Any]:
-    """The attributes of ``module`` that are arguments of ``cls`` (its own class by default), but for ``rngs``."""
-    return {field.name: getattr(module, field.name) for field in dataclasses.fields(cls or type(module)) if field.init}
+    core_type = conv_lstm.ConvLSTM3DCell

@@ -1,49 +1,52 @@
 """The layers as ``flax.nnx`` modules."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from flax_rnn import cells
-from flax_rnn.cells import conv_lstm as conv
-from flax_rnn.cells import cudnn
+from flax_rnn.cells import conv_lstm, cudnn, gru, lstm
+from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.protocol import Carry
+from flax_rnn.layers.faces import arguments, overrides
 from flax_rnn.layers.rnn import rnn
-from flax_rnn.layers.stateful import LayerOptions, keep, reset
+from flax_rnn.layers.stateful import LayerOptions, keep
+from flax_rnn.nnx import cells
 from flax_rnn.nnx.base import BaseModule, RngSource
-from flax_rnn.nnx.cells import (
-    ConvLSTM1DCell,
-    ConvLSTM2DCell,
-    ConvLSTM3DCell,
-    CuDNNGRUCell,
-    CuDNNLSTMCell,
-    DenseCellModule,
-    GRUCell,
-    InFeatures,
-    LSTMCell,
-    SimpleRNNCell,
-    StackedRNNCells,
-    arguments,
-)
+from flax_rnn.nnx.cells import DenseCellModule, InFeatures
 from flax_rnn.nnx.foreign import check_cell, view
-
-
-class RecurrentState(nnx.Variable):
-    """The carry that a stateful layer keeps for its next call; ``None`` until there is one."""
+from flax_rnn.nnx.stacked import module_of
+from flax_rnn.nnx.state import RecurrentState, reset_state
 
 
 class Layer(BaseModule, LayerOptions):
     """Base of the layers: a cell, and how to run it over time. The layer's ``deterministic`` holds for its cell."""
 
     cell: Any
+    # Whether a subclass has a call of its own, which is more than a cell and options.
+    _runs_itself: ClassVar[bool] = False
 
-    def reset_state(self, rows: ArrayLike | None = None) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if overrides(cls, "__call__"):
+            cls._runs_itself = True
+
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: Callable[..., jax.Array] | None = None,
+    ) -> Carry:
+        """The carry for one step of inputs of ``input_shape`` ``(*batch, D)``; as the cell's."""
+        given = {} if carry_init is None else {"carry_init": carry_init}
+        return view(self.cell).initialize_carry(input_shape, rngs, **given)
+
+    def reset_state(self, rows: ArrayLike | None = None, *, batch: int | tuple[int, ...] | None = None) -> None:
         """Forgets the carry that a stateful layer keeps; see ``reset_state`` for whole models."""
-        reset_state(self, rows)
+        reset_state(self, rows, batch=batch)
 
     def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
         """A layer with the same arguments, but for ``changes``, and new weights."""
@@ -60,7 +63,9 @@ class Layer(BaseModule, LayerOptions):
 
     def _kept(self, inputs: jax.Array) -> Carry:
         """The carry to start from, where there is no other one."""
-        return self.check_kept(self.state.get_value(), inputs) if self.stateful else None
+        if not self.stateful:
+            return None
+        return self.check_kept(self.state.get_value(), inputs, view(self.cell).num_feature_axes)
 
     def _keep(self, carry: Carry) -> None:
         if self.stateful:
@@ -78,7 +83,7 @@ class Layer(BaseModule, LayerOptions):
         constants: Any = None,
         rngs: RngSource | None = None,
     ) -> Any:
-        """Runs the cell over ``inputs`` ``(B, T, D)``.
+        """Runs the cell over ``inputs`` ``(*batch, T, D)``.
 
         Args:
           inputs, initial_state, mask, seq_lengths, resets, constants: as in ``flax_rnn.rnn``, and so is what returns.
@@ -88,7 +93,7 @@ class Layer(BaseModule, LayerOptions):
         cell = view(self.cell)
         outputs, carry = rnn(
             cell.core,
-            cell.params,
+            cell.weights(),
             inputs,
             initial_state=self._kept(inputs) if initial_state is None else initial_state,
             mask=mask,
@@ -105,20 +110,28 @@ class Layer(BaseModule, LayerOptions):
 class RNN(Layer):
     """A layer that runs any cell, or a list of them as a ``StackedRNNCells``.
 
-    A cell may also be one of others, as ``flax.nnx.RNN`` takes it: a module with ``initialize_carry``,
-    ``num_feature_axes`` and ``__call__(carry, inputs) -> (carry, output)``. Output and carry may have any shapes, and
-    the call may have an argument ``constants``.
+    A cell may be a module of ``flax_rnn.nnx``; a cell of the core, such as one of your own, whose weights are then made
+    here; or one of others, as ``flax.nnx.RNN`` takes it: a module with ``initialize_carry``, ``num_feature_axes`` and
+    ``__call__(carry, inputs) -> (carry, output)``. Carry and output of the latter may be trees of any shapes and
+    dtypes, and the call may have an argument ``constants``.
 
-    Arguments: ``cell``, then by name the options of ``flax_rnn.LayerOptions``, and ``deterministic``, by default
-    that of ``cell``.
+    Arguments: ``cell``, then by name the options of ``flax_rnn.LayerOptions``; ``deterministic``, by default that of
+    ``cell``; and for cells of the core ``in_features`` and ``rngs``.
 
     Source: ``keras.layers.RNN``.
     """
 
-    def __init__(self, cell: nnx.Module | Sequence[nnx.Module], *, deterministic: bool | None = None, **options: Any):
+    def __init__(
+        self,
+        cell: Any,
+        *,
+        deterministic: bool | None = None,
+        in_features: int | None = None,
+        rngs: nnx.Rngs | None = None,
+        **options: Any,
+    ):
         LayerOptions.__init__(self, **options)
-        if isinstance(cell, list | tuple):
-            cell = StackedRNNCells(cell)
+        cell = module_of(cell, in_features, rngs)
         check_cell("cell", cell)
         self.cell: Any = cell
         self.deterministic = view(cell).deterministic if deterministic is None else deterministic
@@ -140,6 +153,8 @@ class DenseLayer(Layer):
     deterministic: bool = False
 
     def __post_init__(self, rngs: nnx.Rngs) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.check_options()
+        self._validate()
         self.cell = self.cell_type(**arguments(self, self.cell_type), rngs=rngs)
         self._remember()
 
@@ -148,69 +163,56 @@ class DenseLayer(Layer):
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class SimpleRNN(DenseLayer, cells.SimpleRNNCell, InFeatures):
+class SimpleRNN(DenseLayer, DenseArguments, InFeatures):
     """``SimpleRNNCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type = SimpleRNNCell
+    cell_type = cells.SimpleRNNCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class LSTM(DenseLayer, cells.LSTMCell, InFeatures):
+class LSTM(DenseLayer, lstm.LSTMArguments, InFeatures):
     """``LSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type = LSTMCell
+    cell_type = cells.LSTMCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class GRU(DenseLayer, cells.GRUCell, InFeatures):
+class GRU(DenseLayer, gru.GRUArguments, InFeatures):
     """``GRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type = GRUCell
+    cell_type = cells.GRUCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class CuDNNLSTM(DenseLayer, cudnn.CuDNNLSTMCell, InFeatures):
+class CuDNNLSTM(DenseLayer, cudnn.CuDNNLSTMArguments, InFeatures):
     """``CuDNNLSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type = CuDNNLSTMCell
+    cell_type = cells.CuDNNLSTMCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class CuDNNGRU(DenseLayer, cudnn.CuDNNGRUCell, InFeatures):
+class CuDNNGRU(DenseLayer, cudnn.CuDNNGRUArguments, InFeatures):
     """``CuDNNGRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type = CuDNNGRUCell
+    cell_type = cells.CuDNNGRUCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class ConvLSTM1D(DenseLayer, conv.ConvLSTM1DCell, InFeatures):
+class ConvLSTM1D(DenseLayer, conv_lstm.ConvLSTM1DArguments, InFeatures):
     """``ConvLSTM1DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type = ConvLSTM1DCell
+    cell_type = cells.ConvLSTM1DCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class ConvLSTM2D(DenseLayer, conv.ConvLSTM2DCell, InFeatures):
+class ConvLSTM2D(DenseLayer, conv_lstm.ConvLSTM2DArguments, InFeatures):
     """``ConvLSTM2DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type = ConvLSTM2DCell
+    cell_type = cells.ConvLSTM2DCell
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class ConvLSTM3D(DenseLayer, conv.ConvLSTM3DCell, InFeatures):
+class ConvLSTM3D(DenseLayer, conv_lstm.ConvLSTM3DArguments, InFeatures):
     """``ConvLSTM3DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
 
-    cell_type = ConvLSTM3DCell
-
-
-def reset_state(model: nnx.Module, rows: ArrayLike | None = None) -> None:
-    """Resets what the stateful layers of ``model`` keep from call to call.
-
-    Args:
-      model: a layer, or a model that contains layers.
-      rows: booleans ``(B,)``: the sequences to start anew, from zeros; ``None`` to forget everything, so that the next
-        call may have any number of sequences.
-    """
-    for _, variable in nnx.iter_graph(model):
-        if isinstance(variable, RecurrentState) and variable.get_value() is not None:
-            variable.set_value(None if rows is None else reset(variable.get_value(), rows))
+    cell_type = cells.ConvLSTM3DCell

@@ -388,7 +388,8 @@ def test_errors_name_the_argument() -> None:
     wrong: Any = [wrong_cell, "gru"]
     variables, layer = initialized(LSTM(H), x), LSTM(H)
     for error, match, call in [
-        (TypeError, "cell: expected a cell of flax_rnn.linen", lambda: RNN(wrong[0])),
+        (TypeError, "cell: expected a cell of flax_rnn.linen", lambda: RNN(wrong[1])),
+        (TypeError, "cell: expected a cell, got the class LSTMCell; call it", lambda: RNN(LSTMCell)),
         (ValueError, "cells: expected at least one cell", lambda: RNN([])),
         (TypeError, r"cells\[1\]: expected", lambda: RNN([LSTMCell(H), wrong[1]])),
         (ValueError, "units: expected a positive integer, got 0", lambda: LSTM(0)),
@@ -407,7 +408,7 @@ def test_errors_name_the_argument() -> None:
             "inputs: expected 3 features in the last axis, got 5",
             lambda: layer.apply(variables, inputs(B, T, 5)),
         ),
-        (ValueError, "inputs: expected 3 axes", lambda: layer.apply(variables, x[0])),
+        (ValueError, "inputs: expected at least 2 axes", lambda: layer.apply(variables, x[0, 0])),
         (ValueError, r"initial_state: expected LSTMCarry\(h=", lambda: layer.apply(variables, x, jnp.zeros((B, H)))),
         (
             ValueError,

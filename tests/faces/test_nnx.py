@@ -466,7 +466,7 @@ def test_errors_name_the_argument() -> None:
             lambda: Bidirectional(layer, "sum", GRU(D, H, go_backwards=True, return_sequences=True, rngs=rngs)),
         ),
         (ValueError, "inputs: expected 3 features in the last axis, got 5", lambda: layer(inputs(B, T, 5))),
-        (ValueError, "inputs: expected 3 axes", lambda: layer(x[0])),
+        (ValueError, "inputs: expected at least 2 axes", lambda: layer(x[0, 0])),
         (ValueError, r"initial_state: expected LSTMCarry\(h=", lambda: layer(x, jnp.zeros((B, H)))),
         (ValueError, "carry: expected LSTMCarry", lambda: layer.cell(jnp.zeros((B, H)), x[:, 0])),
         (ValueError, "rngs: expected", lambda: layer.cell.initialize_carry((B, D), None, jax.nn.initializers.ones)),

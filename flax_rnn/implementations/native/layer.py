@@ -4,94 +4,98 @@ The forward pass keeps ``h`` of all steps, the values of the gates, and ``c`` of
 the steps for the gradients of the sums that enter the gates, which take the place of the gates' values; those of
 weights and inputs follow from all steps at once.
 
-The kernels themselves cannot be differentiated, so a second derivative is that of ``flax_rnn.fused``, which has the
-same values.
+The kernels themselves cannot be differentiated, so a second derivative is that of the implementation ``fused``, which
+has the same values.
 """
 
 import functools
-from typing import Any, NamedTuple
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from flax_rnn.cells.dropout import DropoutMasks
-from flax_rnn.cells.protocol import Carry, Masks, Params
-from flax_rnn.implementations import fused as adjoint
-from flax_rnn.implementations import products
-from flax_rnn.implementations.loop import Inputs, Loop, expand, run, used
+from flax_rnn.cells.protocol import Carry, Params
+from flax_rnn.implementations.fused import Fused
+from flax_rnn.implementations.loop import Arrays, Loop, select, used
 from flax_rnn.implementations.native import kernels
 from flax_rnn.implementations.native.kernels import Saved
+from flax_rnn.implementations.protocol import Request
 
 
-class Setting(NamedTuple):
-    """What is fixed: the loop, and whether its initial carry is known to be zeros."""
+class Native:
+    """See ``Implementation``."""
 
-    loop: Loop
-    from_zeros: bool
+    name: ClassVar[str] = "native"
+    time_major: ClassVar[bool] = False  # a core has the whole sequence of a row
+
+    def obstacle(self, request: Request) -> str | None:
+        """Whatever the kernels are not made for, or cannot be reached from."""
+        if request.portable:
+            return "the native kernels are bound to this machine"
+        if request.platform != "cpu":
+            return f"the native kernels are for CPUs, and the default backend is {request.platform!r}"
+        if request.dtype != jnp.float32:
+            return f"the native kernels compute in float32, not {request.dtype}"
+        if request.resets:
+            return "the native kernels have no resets"
+        if request.sharded:
+            return "the native kernels do not know about meshes"
+        return kernels.unsupported(request.cell)
+
+    def run(self, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
+        """As for every implementation."""
+        *batch, steps, _ = arrays.x.shape
+        if len(batch) == 1:
+            return _layer(loop, arrays)  # pyright: ignore[reportReturnType]
+        whole: Any = _layer(loop, _one_batch_axis(arrays, len(batch)))
+        sequence = (*batch, steps) if loop.options.return_sequences else batch
+        outputs = whole[0].reshape(*sequence, whole[0].shape[-1])
+        return outputs, jax.tree.map(lambda leaf: leaf.reshape(*batch, leaf.shape[-1]), whole[1])
 
 
-class Arrays(NamedTuple):
-    """What comes in: ``x`` is ``(B, T, D)``, ``mask`` ``(B, T)`` or ``None``."""
+def _one_batch_axis(arrays: Arrays, axes: int) -> Arrays:
+    """``arrays`` with the first ``axes`` axes of those that have them as one."""
 
-    params: Params
-    masks: Masks
-    carry: Carry
-    x: jax.Array
-    mask: jax.Array | None
+    def merge(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.reshape(math.prod(leaf.shape[:axes]), *leaf.shape[axes:]), tree)
 
-
-def evaluate(
-    loop: Loop, params: Params, masks: Masks, carry: Carry, x: jax.Array, mask: jax.Array | None, from_zeros: bool
-) -> tuple[jax.Array, Carry]:
-    """``(outputs of all steps or of the last, last carry)``, for inputs ``(T, B, D)`` and a mask ``(T, B)``.
-
-    ``from_zeros`` says that ``carry`` is zeros.
-    """
-    cell: Any = loop.cell
-    batch, features = x.shape[1:]
-    if masks is not None:
-        masks = DropoutMasks(
-            _wide("inputs", masks.inputs, cell.num_gates, (batch, features)),
-            _wide("recurrent", masks.recurrent, cell.num_gates, (batch, cell.units)),
-        )
-    # Batch first, so that this and the transposition of whoever has such inputs are none.
-    arrays = Arrays(params, masks, carry, x.swapaxes(0, 1), None if mask is None else mask.T)
-    result: Any = _layer(Setting(loop, from_zeros), arrays)
-    outputs, last = result
-    return (outputs.swapaxes(0, 1) if loop.return_sequences else outputs), last
+    carry, x, masks, mask = map(merge, (arrays.carry, arrays.x, arrays.masks, arrays.mask))
+    return arrays._replace(carry=carry, x=x, masks=masks, mask=mask)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _layer(setting: Setting, arrays: Arrays) -> tuple[jax.Array, Carry]:
-    last, saved = _kernel(setting.loop, arrays, keep=False)
-    return _outputs(setting, last, saved.outputs, arrays.mask), last
+def _layer(loop: Loop, arrays: Arrays) -> tuple[jax.Array, Carry]:
+    last, saved = _kernel(loop, arrays, keep=False)
+    return _outputs(loop, last, saved.outputs, arrays.mask), last
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _keeping_layer(setting: Setting, arrays: Arrays) -> tuple[Any, Saved]:
+def _keeping_layer(loop: Loop, arrays: Arrays) -> tuple[Any, Saved]:
     """As ``_layer``, and what its backward pass needs, which is used for nothing else."""
-    last, saved = _kernel(setting.loop, arrays, keep=True)
-    return (_outputs(setting, last, saved.outputs, arrays.mask), last), saved
+    last, saved = _kernel(loop, arrays, keep=True)
+    return (_outputs(loop, last, saved.outputs, arrays.mask), last), saved
 
 
-def _forward(setting: Setting, arrays: Arrays) -> tuple[Any, Any]:
-    kept: Any = _keeping_layer(setting, arrays)
+def _forward(loop: Loop, arrays: Arrays) -> tuple[Any, Any]:
+    kept: Any = _keeping_layer(loop, arrays)
     result, saved = kept
     return result, (arrays, saved)
 
 
-def _backward(setting: Setting, residuals: Any, cotangents: Any) -> tuple[Any]:
-    return (_gradients(setting, *residuals, cotangents),)
+def _backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any]:
+    return (_gradients(loop, *residuals, cotangents),)
 
 
-def _keeping_forward(setting: Setting, arrays: Arrays) -> tuple[Any, Any]:
-    kept: Any = _keeping_layer(setting, arrays)
+def _keeping_forward(loop: Loop, arrays: Arrays) -> tuple[Any, Any]:
+    kept: Any = _keeping_layer(loop, arrays)
     result, saved = kept
     return (result, saved), (arrays, saved)
 
 
-def _keeping_backward(setting: Setting, residuals: Any, cotangents: Any) -> tuple[Any]:
-    return _backward(setting, residuals, cotangents[0])
+def _keeping_backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any]:
+    return _backward(loop, residuals, cotangents[0])
 
 
 # Forward rules call what has a rule itself, since whoever differentiates twice differentiates them.
@@ -101,24 +105,24 @@ _keeping_layer.defvjp(_keeping_forward, _keeping_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0)  # which drops what nobody asks for
-def _gradients(setting: Setting, arrays: Arrays, saved: Saved, cotangents: Any) -> Arrays:
+def _gradients(loop: Loop, arrays: Arrays, saved: Saved, cotangents: Any) -> Arrays:
     """Those of ``arrays``."""
-    loop, cell, x = setting.loop, setting.loop.cell, arrays.x.astype(jnp.float32)
+    cell, options, x = loop.cell, loop.options, arrays.x.astype(jnp.float32)
     d_outputs, d_last = cotangents
-    _, pull = jax.vjp(lambda last, states: _outputs(setting, last, states, arrays.mask), d_last, saved.outputs)
+    _, pull = jax.vjp(lambda last, states: _outputs(loop, last, states, arrays.mask), d_last, saved.outputs)
     d_last_too, d_states = pull(d_outputs)
     weights, pull = jax.vjp(lambda params: _plain(cell, params), arrays.params)
     d_sums, d_carry = kernels.backward(
-        cell, weights["recurrent_kernel"], arrays.masks, arrays.carry, saved, arrays.mask, loop.reverse,
-        jax.tree.map(jnp.add, d_last, d_last_too), d_states if loop.return_sequences else None,
+        cell, weights["recurrent_kernel"], arrays.masks, arrays.carry, saved, arrays.mask, options.go_backwards,
+        jax.tree.map(jnp.add, d_last, d_last_too), d_states if options.return_sequences else None,
     )  # fmt: skip
     d_x = kernels.inputs_gradient(cell, d_sums, weights["kernel"], arrays.masks)
     d_kernel, d_recurrent, d_bias = kernels.weights_gradient(
-        cell, d_sums, x, saved, arrays.carry, arrays.mask, arrays.masks, loop.reverse
+        cell, d_sums, x, saved, arrays.carry, arrays.mask, arrays.masks, options.go_backwards
     )
     (d_params,) = pull({"kernel": d_kernel, "recurrent_kernel": d_recurrent, "bias": d_bias})
     d_masks = None if arrays.masks is None else _masks_gradients(loop, weights, arrays, saved, d_sums)
-    return Arrays(d_params, d_masks, d_carry, d_x.astype(arrays.x.dtype), None)
+    return Arrays(d_params, d_masks, d_carry, d_x.astype(arrays.x.dtype), None, None)
 
 
 def _masks_gradients(loop: Loop, weights: Any, arrays: Arrays, saved: Saved, d_sums: jax.Array) -> DropoutMasks:
@@ -126,7 +130,7 @@ def _masks_gradients(loop: Loop, weights: Any, arrays: Arrays, saved: Saved, d_s
     cell: Any = loop.cell
     inputs = [used(arrays.x, arrays.mask)] * cell.num_gates
     h0 = jax.tree.leaves(arrays.carry)[0][:, None]
-    states = [saved.outputs[:, 1:], h0] if loop.reverse else [h0, saved.outputs[:, :-1]]
+    states = [saved.outputs[:, 1:], h0] if loop.options.go_backwards else [h0, saved.outputs[:, :-1]]
     before = [jnp.concatenate(states, 1)] * cell.num_gates
     if kernels.kind(cell) == "gru_reset_before":
         before[-1] = used(saved.extra, arrays.mask)
@@ -149,16 +153,16 @@ def _masks_gradients(loop: Loop, weights: Any, arrays: Arrays, saved: Saved, d_s
     )  # fmt: skip
 
 
-def _gradients_forward(setting: Setting, arrays: Arrays, saved: Saved, cotangents: Any) -> tuple[Any, Any]:
-    return _gradients(setting, arrays, saved, cotangents), (arrays, saved, cotangents)
+def _gradients_forward(loop: Loop, arrays: Arrays, saved: Saved, cotangents: Any) -> tuple[Any, Any]:
+    return _gradients(loop, arrays, saved, cotangents), (arrays, saved, cotangents)
 
 
-def _gradients_backward(setting: Setting, residuals: Any, cotangents: Arrays) -> Any:
+def _gradients_backward(loop: Loop, residuals: Any, cotangents: Arrays) -> Any:
     arrays, saved, d_results = residuals
 
     def again(differentiable: Arrays, d_results: Any) -> Any:
         def layer(differentiable: Arrays) -> Any:
-            return _by_xla(setting.loop, differentiable._replace(mask=arrays.mask))
+            return _by_xla(loop, differentiable._replace(mask=arrays.mask))
 
         return jax.vjp(layer, differentiable)[1](d_results)[0]
 
@@ -172,27 +176,18 @@ _gradients.defvjp(_gradients_forward, _gradients_backward)
 
 def _by_xla(loop: Loop, arrays: Arrays) -> tuple[jax.Array, Carry]:
     """As ``_layer``."""
-    dot: Any = products.dot
-    projected = loop.cell.project(arrays.params, used(arrays.x, arrays.mask).swapaxes(0, 1), arrays.masks, dot)
-    inputs = Inputs(projected, None if arrays.mask is None else arrays.mask.T, None)
-    outputs, last = run(adjoint.scan, loop, arrays.params, arrays.masks, arrays.carry, inputs)
-    return (outputs.swapaxes(0, 1) if loop.return_sequences else outputs), last
+    mask = None if arrays.mask is None else arrays.mask.T
+    outputs, last = Fused().run(loop, arrays._replace(x=arrays.x.swapaxes(0, 1), mask=mask))
+    return (outputs.swapaxes(0, 1) if loop.options.return_sequences else outputs), last
 
 
 def _kernel(loop: Loop, arrays: Arrays, keep: bool) -> tuple[Carry, Saved]:
     weights, x = _plain(loop.cell, arrays.params), arrays.x.astype(jnp.float32)
+    options = loop.options
     return kernels.forward(
-        loop.cell, weights, arrays.masks, arrays.carry, x, arrays.mask, loop.reverse, loop.return_sequences, keep
-    )
-
-
-def _wide(name: str, masks: Any, gates: int, shape: tuple[int, int]) -> Any:
-    """Dropout masks of this shape, from what may be broadcast to it; one, or one for each gate."""
-    if not masks:
-        return None
-    if len(masks) not in (1, gates):
-        raise ValueError(f"dropout_masks: expected 1 or {gates} masks in {name}, got {len(masks)}")
-    return tuple(jnp.broadcast_to(mask, shape) for mask in masks)
+        loop.cell, weights, arrays.masks, arrays.carry, x, arrays.mask, options.go_backwards, options.return_sequences,
+        keep,
+    )  # fmt: skip
 
 
 def _plain(cell: Any, params: Params) -> dict[str, jax.Array]:
@@ -202,22 +197,18 @@ def _plain(cell: Any, params: Params) -> dict[str, jax.Array]:
     if kernels.kind(cell) == "gru":
         recurrent = cell.recurrent_bias(plain, jnp.float32)
         bias = jnp.concatenate([bias, jnp.zeros(cell.units, jnp.float32) if recurrent is None else recurrent])
-    columns = cell.num_gates * cell.units
-    shapes = {"kernel": (plain["kernel"].shape[0], columns), "recurrent_kernel": (cell.units, columns)}
-    for name, expected in shapes.items():  # the kernels rely on it
-        if plain[name].shape != expected:
-            raise ValueError(f"params: expected {name} of shape {expected}, got {plain[name].shape}")
     return plain | {"bias": bias}
 
 
-def _outputs(setting: Setting, last: Carry, states: jax.Array, mask: jax.Array | None) -> jax.Array:
+def _outputs(loop: Loop, last: Carry, states: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The outputs that the loop returns, from the states ``h`` of all steps and the last carry."""
-    loop, h = setting.loop, jax.tree.leaves(last)[0]
-    if mask is None or (setting.from_zeros and (not loop.zero or not loop.return_sequences)):
-        return states if loop.return_sequences else h
-    if not loop.return_sequences:
-        return jnp.where(expand(mask.any(1), h), h, 0)
-    if not loop.zero:
+    options, h = loop.options, jax.tree.leaves(last)[0]
+    zero = options.zero_output_for_mask
+    if mask is None or (loop.from_zeros and (not zero or not options.return_sequences)):
+        return states if options.return_sequences else h
+    if not options.return_sequences:
+        return select(mask.any(1), h, 0)
+    if not zero:
         # The last output, which is the state except ahead of the first step that counts.
-        mask = jax.lax.cummax(mask.astype(jnp.int32), axis=1, reverse=loop.reverse) > 0
-    return jnp.where(expand(mask, states), states, 0)
+        mask = jax.lax.cummax(mask.astype(jnp.int32), axis=1, reverse=options.go_backwards) > 0
+    return select(mask, states, 0)

@@ -1,0 +1,104 @@
+"""The hyper-parameters of cells: what they are, apart from what is done with them.
+
+A cell of the core adds the pure functions to its arguments; a Flax module of the same name takes the arguments only.
+What is checked of an argument goes by the end of its name, so a cell of one's own has its arguments checked, too.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import _checks, activations, initializers
+
+Dtype = Any
+
+# Flax's names of arguments, and Keras', which are ours.
+_NAMES_OF_FLAX = {
+    "features": "units",
+    "hidden_features": "units",
+    "kernel_init": "kernel_initializer",
+    "recurrent_kernel_init": "recurrent_initializer",
+    "bias_init": "bias_initializer",
+    "activation_fn": "activation",
+    "gate_fn": "recurrent_activation",
+    "reverse": "go_backwards",
+    "return_carry": "return_state",
+}
+
+
+class KerasNames:
+    """Base of what is built from arguments under Keras' names: others, as Flax has them, are told apart."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Raises ``TypeError`` for an argument that has another name here."""
+        for name in kwargs:
+            if (ours := _NAMES_OF_FLAX.get(name)) and name not in getattr(cls, "__dataclass_fields__", {}):
+                raise TypeError(f"{name}: unexpected argument of {cls.__name__}; expected Keras' name for it, {ours!r}")
+        return super().__new__(cls)
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class CellArguments(KerasNames):
+    """What all built-in cells have in common.
+
+    The matrix products take operands of the compute dtype; their sums, the gates and the carry that is integrated over
+    time are kept in float32 at least, also where ``dtype`` is bfloat16 or float16.
+
+    Attributes:
+      use_bias: whether to add a bias.
+      kernel_initializer: for ``kernel`` ``(D, g H)``, over the fused matrix of all ``g`` gates.
+      recurrent_initializer: for ``recurrent_kernel`` ``(H, g H)``, likewise.
+      bias_initializer: for ``bias``.
+      dropout: rate in [0, 1) at which input features are dropped.
+      recurrent_dropout: rate in [0, 1) at which features of the previous output are dropped. Above 0 each gate has its
+        own masks, of the inputs too.
+      dtype: dtype of the computation; ``None`` takes it from the inputs and the weights.
+      param_dtype: dtype of the weights.
+      precision: of the matrix products, as in ``jax.lax.dot``.
+    """
+
+    use_bias: bool = True
+    kernel_initializer: initializers.InitializerLike = "glorot_uniform"
+    recurrent_initializer: initializers.InitializerLike = "orthogonal"
+    bias_initializer: initializers.InitializerLike = "zeros"
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: jax.lax.PrecisionLike = None
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Raises ``ValueError`` or ``TypeError`` for hyper-parameters that make no sense, naming them."""
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name, None)
+            if name in ("units", "filters"):
+                _checks.positive_int(name, value)
+            elif name.endswith("dropout"):
+                _checks.rate(name, value)
+            elif name.endswith("activation"):
+                activations.get(value, name)
+            elif name.endswith("_initializer"):
+                initializers.get(value, name)
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class Units:
+    """The arguments that come first, and may go without a name; a class of its own for that reason.
+
+    Attributes:
+      units: size H of the output.
+      activation: a name, a callable or ``None`` (linear).
+    """
+
+    units: int
+    activation: activations.Activation = "tanh"
+
+
+@dataclasses.dataclass(unsafe_hash=True)
+class DenseArguments(CellArguments, Units):
+    """The arguments of a ``SimpleRNNCell``: those of ``Units`` and ``CellArguments``."""

@@ -1,0 +1,49 @@
+"""The options of a loop, stated once: ``rnn`` takes them by name, and layers have them as arguments."""
+
+import dataclasses
+from typing import Any
+
+from flax_rnn import _checks
+from flax_rnn.cells.arguments import KerasNames
+
+
+@dataclasses.dataclass(unsafe_hash=True, kw_only=True)
+class SequenceOptions(KerasNames):
+    """How a layer runs its cell over time: the options of ``rnn`` that are fixed when a layer is built.
+
+    Attributes:
+      return_sequences: whether to return the outputs of all steps ``(B, T, H)`` or that of the last ``(B, H)``.
+      return_state: whether to return ``(outputs, carry)`` in place of ``outputs``.
+      go_backwards: whether to start at the last step. Outputs then come in the order of processing, as in Keras,
+      keep_order: unless this is set: in the order of the inputs.
+      unroll: ``False`` for a loop, ``True`` for none, or how many steps to put into one iteration of it.
+      zero_output_for_mask: whether the outputs of masked steps are zeros, or those of the last step that was not masked
+        (zeros where there was none). The last output ``(B, H)`` is always that of the last step that was not masked.
+      time_major: whether inputs, outputs and mask have the time axis first: ``(T, B, D)``.
+      implementation: how to evaluate the loop; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``.
+    """
+
+    return_sequences: bool = False
+    return_state: bool = False
+    go_backwards: bool = False
+    keep_order: bool = False
+    unroll: bool | int = False
+    zero_output_for_mask: bool = False
+    time_major: bool = False
+    implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.check_options()
+
+    def check_options(self) -> None:
+        """Raises ``ValueError`` for options that make no sense."""
+        if not isinstance(self.unroll, bool):
+            _checks.positive_int("unroll", self.unroll)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """These fields as keyword arguments of ``rnn``."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+
+_NAMES = tuple(field.name for field in dataclasses.fields(SequenceOptions))
