@@ -110,15 +110,22 @@ def _run(
     masks = check_masks(f"dropout_masks{where}", cell, dropout.masks, first)
     if dropout.key is not None:
         masks = cell.dropout_masks(dropout.key, first)
-    carry, dtype = (_lasting_start if loop.lasting else _start)(cell, params, first, masks)
+    # jax.jit takes arrays of an explicit mesh within that mesh only.
+    lasting = loop.lasting and (_mesh_of(first).empty or not jax.sharding.get_abstract_mesh().empty)
+    carry, dtype = (_lasting_start if lasting else _start)(cell, params, first, masks)
     if initial_state is not None:
         given = _checks.carry_like(f"initial_state{where}", carry, initial_state)
         carry = jax.tree.map(_checks.cast_like, given, carry)
     request = request_for(cell, dtype.dtype, steps.resets is not None, _sharded(steps.x))
     implementation, _ = pick(loop.options.implementation, request)
     x, mask, resets, *_ = steps = steps.turned(implementation.time_major)
-    evaluate = _lasting_evaluate if loop.lasting else _evaluate
-    outputs, carry = evaluate(implementation, loop, Arrays(params, masks, carry, x, mask, resets))
+    evaluate = _lasting_evaluate if lasting else _evaluate
+    try:
+        outputs, carry = evaluate(implementation, loop, Arrays(params, masks, carry, x, mask, resets))
+    except TypeError as error:
+        if "forward-mode" in str(error):  # jax's message names neither the layer nor a way out
+            error.add_note(f'implementation: expected "scan" for forward-mode derivatives, got {implementation.name!r}')
+        raise
     return steps._replace(x=outputs), carry
 
 
@@ -172,4 +179,9 @@ def _sharded(x: jax.Array) -> bool:
     """Whether ``x`` is, or may be, laid out over a mesh."""
     if not isinstance(x, jax.core.Tracer):
         return len(x.sharding.device_set) > 1
-    return not (jax.typeof(x).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty)
+    return not (_mesh_of(x).empty and jax.sharding.get_abstract_mesh().empty)
+
+
+def _mesh_of(x: jax.Array) -> Any:
+    """The mesh that the type of ``x`` tells, maybe an empty one."""
+    return jax.typeof(x).sharding.mesh

@@ -20,6 +20,7 @@ from flax_rnn.cells.protocol import Carry, Params
 from flax_rnn.implementations.fused import Fused
 from flax_rnn.implementations.loop import Arrays, Loop, select, used
 from flax_rnn.implementations.native import kernels
+from flax_rnn.implementations.native.guard import on_one_device
 from flax_rnn.implementations.native.kernels import Saved
 from flax_rnn.implementations.protocol import Request
 
@@ -182,7 +183,7 @@ def _by_xla(loop: Loop, arrays: Arrays) -> tuple[jax.Array, Carry]:
 
 
 def _kernel(loop: Loop, arrays: Arrays, keep: bool) -> tuple[Carry, Saved]:
-    weights, x = _plain(loop.cell, arrays.params), arrays.x.astype(jnp.float32)
+    weights, x = _plain(loop.cell, arrays.params), on_one_device(arrays.x.astype(jnp.float32))
     options = loop.options
     return kernels.forward(
         loop.cell, weights, arrays.masks, arrays.carry, x, arrays.mask, options.go_backwards, options.return_sequences,
