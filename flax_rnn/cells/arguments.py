@@ -75,7 +75,8 @@ class CellArguments(KerasNames):
     def validate(self) -> None:
         """Raises ``ValueError`` or ``TypeError`` for hyper-parameters that make no sense, naming them."""
         for field in dataclasses.fields(self):
-            name, value = field.name, getattr(self, field.name, None)
+            name = field.name
+            value: Any = getattr(self, name, None)
             if name in ("units", "filters"):
                 _checks.positive_int(name, value)
             elif name.endswith("dropout"):

@@ -3,14 +3,14 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from flax_rnn import _checks
 from flax_rnn.cells.evaluate import output_shape
-from flax_rnn.cells.protocol import Affine, Carry, Dot, affine, dot
+from flax_rnn.cells.protocol import Affine, Carry, Cell, Dot, affine, dot
 
 
 class Bound(NamedTuple):
@@ -21,7 +21,7 @@ class Bound(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ForeignCell:
+class ForeignCell(Cell):
     """A cell made of functions that see the inputs as they are: nothing is computed ahead of the loop.
 
     Output and carry may have any structure and shapes, and the carry leaves of any dtypes, keys too.
@@ -40,11 +40,13 @@ class ForeignCell:
     start: Callable[..., Carry]
     call: Callable[..., tuple[Carry, jax.Array]]
 
-    has_dropout = False
-    # Its products are out of sight: there is nothing that `fused` could keep or postpone.
-    records_products = False
     # Made anew for each call, and equal to itself only: what is compiled for it would be kept in vain.
-    transient = True
+    transient: ClassVar[bool] = True
+
+    @property
+    def records_products(self) -> bool:
+        """Its products are out of sight: there is nothing that ``fused`` could keep or postpone."""
+        return False
 
     @property
     def takes_constants(self) -> bool:
@@ -54,6 +56,10 @@ class ForeignCell:
     def with_constants(self, params: Bound, constants: Any) -> Bound:
         """As ``flax_rnn.bind_constants``."""
         return params._replace(constants=constants)
+
+    def param_specs(self, in_features: int) -> None:
+        """Its variables are its own business."""
+        del in_features
 
     def init_params(self, key: jax.Array, in_features: int) -> Bound:
         """As for every cell."""

@@ -142,7 +142,7 @@ class Cell(Protocol):
 
     def with_constants(self, params: Params, constants: Any) -> Params:
         """What the other methods get for ``params`` where ``takes_constants``; see ``bind_constants``."""
-        raise NotImplementedError
+        raise TypeError(f"constants: {type(self).__name__} takes none")
 
     @abstractmethod
     def project(self, params: Params, inputs: jax.Array, masks: Masks = None, dot: Dot = dot) -> Projected:

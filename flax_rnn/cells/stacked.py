@@ -13,7 +13,7 @@ from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, check_cel
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class StackedRNNCells:
+class StackedRNNCells(Cell):
     """Cells on top of each other, as one cell: within a step the output of each is the input of the next.
 
     Weights, carries and dropout masks are tuples with one entry per cell, from the bottom up. ``rnn`` runs a stack
@@ -47,6 +47,11 @@ class StackedRNNCells:
     def has_dropout(self) -> bool:
         """Whether training needs a key."""
         return any(cell.has_dropout for cell in self.cells)
+
+    @property
+    def records_products(self) -> bool:
+        """Whether one of the cells does."""
+        return any(getattr(cell, "records_products", True) for cell in self.cells)
 
     @property
     def takes_constants(self) -> bool:

@@ -18,8 +18,9 @@ def check_params(argument: str, cell: Cell, params: Params, inputs: Any) -> None
       ValueError: for missing or surplus entries and wrong shapes.
       TypeError: for something else than arrays of floating-point numbers by their names.
     """
-    if hasattr(cell, "param_specs"):
-        _check(argument, cell.param_specs(_in_features(params, inputs)), params)
+    specs = getattr(cell, "param_specs", None)
+    if specs is not None:
+        _check(argument, specs(_in_features(params, inputs)), params)
 
 
 def _in_features(params: Params, inputs: Any) -> int:
@@ -27,7 +28,8 @@ def _in_features(params: Params, inputs: Any) -> int:
     bottom = params
     while isinstance(bottom, tuple | list) and bottom:
         bottom = bottom[0]
-    rows = jnp.shape(bottom.get("kernel"))[-2:-1] if isinstance(bottom, Mapping) and "kernel" in bottom else ()
+    kernel = bottom.get("kernel") if isinstance(bottom, Mapping) else None
+    rows = getattr(kernel, "shape", ())[-2:-1]
     return (*rows, *inputs.shape[-1:], 1)[0]
 
 

@@ -22,15 +22,15 @@ the loop.
 
 import functools
 from collections.abc import Hashable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from flax_rnn.cells.protocol import Affine, Carry, Weights, affine
+from flax_rnn.cells.protocol import Affine, Carry, Dot, Weights, affine
+from flax_rnn.implementations.loop import Arrays, Evaluate, Inputs, Loop, State, advance, run
 from flax_rnn.implementations.products import dot, kernel_gradient
-from flax_rnn.implementations.loop import Arrays, Inputs, Loop, State, advance, run
 from flax_rnn.implementations.protocol import Request
 from flax_rnn.implementations.scan import scan as plain_scan
 
@@ -49,7 +49,7 @@ class Fused:
 
     def run(self, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
         """As for every implementation."""
-        return run(scan, dot, loop, arrays)
+        return run(cast(Evaluate, scan), cast(Dot, dot), loop, arrays)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

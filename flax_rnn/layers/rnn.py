@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
@@ -177,7 +178,7 @@ _lasting_evaluate = jax.jit(_evaluate, static_argnums=(0, 1))
 
 def _sharded(x: jax.Array) -> bool:
     """Whether ``x`` is, or may be, laid out over a mesh."""
-    if not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, Tracer):
         return len(x.sharding.device_set) > 1
     return not (_mesh_of(x).empty and jax.sharding.get_abstract_mesh().empty)
 

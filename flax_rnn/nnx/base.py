@@ -59,8 +59,8 @@ class BaseModule(nnx.Module):
         """Checks the arguments, and makes initializers alike."""
         self.validate()
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name, None)
-            if field.name.endswith("_initializer") and callable(value) and not isinstance(value, EqualInitializer):
+            value: Any = getattr(self, field.name, None)
+            if field.name.endswith("_initializer") and not isinstance(value, str | EqualInitializer | None):
                 setattr(self, field.name, EqualInitializer(value))
 
 

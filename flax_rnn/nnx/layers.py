@@ -138,7 +138,7 @@ class RNN(Layer):
         self._remember()
 
     def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
-        options = arguments(self, LayerOptions) | {"deterministic": self.deterministic} | changes
+        options: dict[str, Any] = {**arguments(self, LayerOptions), "deterministic": self.deterministic, **changes}
         return type(self)(view(self.cell)._fresh(rngs), **options)
 
 

@@ -414,7 +414,7 @@ def test_arguments_are_checked(options: dict[str, Any], message: str) -> None:
 def test_inputs_and_states_are_checked() -> None:
     cell = ConvLSTM2DCell(F, 3)
     weights, state, x = problem(cell)
-    with pytest.raises(ValueError, match=r"inputs: expected at least 4 axes \(\*batch, T, ...\), got shape \(5, 6, 3\)"):
+    with pytest.raises(ValueError, match=r"inputs: expected at least 4 axes \(\*batch, T, ...\), got .*5, 6, 3"):
         rnn(cell, weights, x[0, 0])
     with pytest.raises(ValueError, match=r"inputs: expected 2 spatial axes and the channels last, got shape \(6, 3\)"):
         apply_cell(cell, weights, state, x[0, 0, 0])

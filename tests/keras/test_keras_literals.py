@@ -246,7 +246,10 @@ def test_stacks_of_custom_cells(cell: Any, sequences: Any, below: Any, above: An
     check(rnn(stack, weights, A, initial_state=states), second)
 
 
-@pytest.mark.parametrize("cell", [One(2), Two(2), StackedRNNCells((Two(3), One(2)))], ids=["One", "Two", "stack"])
+OWN: Any = (Two(3), One(2))
+
+
+@pytest.mark.parametrize("cell", [One(2), Two(2), StackedRNNCells(OWN)], ids=["One", "Two", "stack"])
 def test_gradients_of_custom_cells(cell: Any) -> None:
     """Those of the loop's own backward pass are those that jax finds."""
     rng = np.random.default_rng(0)

@@ -11,6 +11,7 @@ import functools
 import os
 import pathlib
 import struct
+from typing import Any
 
 import jax
 
@@ -77,7 +78,7 @@ def load(path: pathlib.Path, digest: str | None) -> ctypes.CDLL | str:
     return library
 
 
-def _ask(library: ctypes.CDLL, name: str, kind: type) -> object:
+def _ask(library: ctypes.CDLL, name: str, kind: type) -> Any:
     """What the function of this name returns; ``None`` if there is none."""
     function = getattr(library, name, None)
     if function is None:
