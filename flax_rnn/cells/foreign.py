@@ -28,20 +28,25 @@ class ForeignCell(Cell):
 
     Attributes:
       module: what the functions come from, to be named in errors.
-      num_feature_axes: as in ``Cell``.
+      feature_axes: its ``num_feature_axes``.
       variables: ``(key, inputs (B, D)) -> variables``, fresh ones.
       start: ``(variables, input_shape) -> carry`` to start from.
       call: ``(variables, carry, inputs (B, D), key, **constants) -> (carry, output)``.
     """
 
     module: Any
-    num_feature_axes: int
+    feature_axes: int
     variables: Callable[..., Any]
     start: Callable[..., Carry]
     call: Callable[..., tuple[Carry, jax.Array]]
 
     # Made anew for each call, and equal to itself only: what is compiled for it would be kept in vain.
     transient: ClassVar[bool] = True
+
+    @property
+    def num_feature_axes(self) -> int:
+        """As the module says."""
+        return self.feature_axes
 
     @property
     def records_products(self) -> bool:
