@@ -6,6 +6,11 @@ A saved Keras model into a Flax model, and back::
     load("model.keras", model, names={"lstm_1": "encoder/rnn"})  # nnx: in place
     save("model.weights.h5", model, {"embedding": "Embedding", "lstm": "LSTM", "dense": "Dense"})
 
+A torch model, from its state dict or a file::
+
+    params = load_torch(torch_model.state_dict(), params)
+    load_torch("model.pt", model, prefix="encoder.", names={"rnn": "lstm"})
+
 The weights of one layer; a cell's are ``{"kernel", "recurrent_kernel", "bias"}``, a tuple of them is a stack::
 
     params = from_keras(LSTMCell(64), keras_layer.get_weights())
@@ -14,6 +19,8 @@ The weights of one layer; a cell's are ``{"kernel", "recurrent_kernel", "bias"}`
     (params,) = from_torch(torch_lstm.state_dict())
     params = from_flax(linen_cell_params)
     cell_params = to_flax(params, "nnx.OptimizedLSTMCell")
+
+An LSTM's carry is ``(h, c)`` here, in Keras and in torch, and ``(c, h)`` in Flax.
 
 Whatever does not fit is a ``ConversionError``. Files need the extra ``flax_rnn[convert]``; nothing in them is executed.
 """
@@ -35,3 +42,4 @@ from flax_rnn.convert.safetensors import save_safetensors as save_safetensors
 from flax_rnn.convert.saving import save as save
 from flax_rnn.convert.torch import from_torch as from_torch
 from flax_rnn.convert.torch import to_torch as to_torch
+from flax_rnn.convert.torch_models import load_torch as load_torch

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -26,13 +27,19 @@ def require(module: str) -> Any:
 def as_array(where: str, value: Any) -> np.ndarray:
     """``value`` as a NumPy array of floating-point numbers, whatever library it comes from."""
     try:
-        array = np.asarray(value)
+        array = _of_torch(value) if hasattr(value, "detach") else np.asarray(value)
     except Exception as error:  # whatever the library of `value` raises
         raise ConversionError(f"{where}: expected an array that NumPy can read, got {type(value)}: {error}") from error
     # bfloat16 comes from outside NumPy, and has the kind of opaque data.
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise ConversionError(f"{where}: expected floating-point numbers, got dtype {array.dtype}")
     return array
+
+
+def _of_torch(tensor: Any) -> np.ndarray:
+    """A tensor, also one that requires gradients, lies on a GPU, or is of bfloat16, which torch hands to nobody."""
+    tensor = tensor.detach().cpu()
+    return tensor.float().numpy().astype(jnp.bfloat16) if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
 
 
 def check_shape(where: str, array: Any, expected: tuple[int, ...]) -> None:

@@ -6,8 +6,10 @@ configurations are read as data.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
+import pathlib
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +18,7 @@ from flax_rnn.convert.errors import ConversionError, require
 from flax_rnn.convert.hdf5 import MAX_BYTES, Reader, errors_name, parse_json
 from flax_rnn.convert.heap import check_heaps
 from flax_rnn.convert.layouts import CONTAINERS, Config, LayerWeights, read_keras3, read_legacy
+from flax_rnn.convert.torch_files import is_torch
 
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"
 
@@ -43,6 +46,8 @@ def read(
       OSError: if there is no such file.
     """
     with errors_name(path):
+        if is_torch(pathlib.Path(path)):
+            raise ConversionError("expected a file of Keras, got one of torch or safetensors; load_torch reads it")
         if zipfile.is_zipfile(path):
             return _read_archive(path, max_bytes)
         with _open(os.fspath(path), max_bytes) as reader:
@@ -50,6 +55,22 @@ def read(
 
 
 def _read_hdf5(reader: Reader, config: Config) -> dict[str, LayerWeights]:
+    version = next(filter(None, (reader.text(group, "keras_version") for group in _roots(reader))), None)
+    return _versioned(_read_layers(reader, config), version or config.get("keras_version"))
+
+
+def _roots(reader: Reader) -> Iterator[Any]:
+    yield reader.file
+    if reader.is_group(reader.file, "model_weights"):
+        yield reader.group(reader.file, "model_weights")
+
+
+def _versioned(layers: dict[str, LayerWeights], version: Any) -> dict[str, LayerWeights]:
+    known = version if isinstance(version, str) else None
+    return {name: dataclasses.replace(layer, keras_version=known) for name, layer in layers.items()}
+
+
+def _read_layers(reader: Reader, config: Config) -> dict[str, LayerWeights]:
     if "layer_names" in reader.file.attrs or "layer_names0" in reader.file.attrs:
         return read_legacy(reader, config)
     if reader.is_group(reader.file, "model_weights"):
@@ -63,8 +84,10 @@ def _read_archive(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Lay
     with zipfile.ZipFile(path) as archive:
         config = parse_json(CONFIG, _member(archive, CONFIG, min(max_bytes, _MAX_CONFIG)))
         weights = _member(archive, WEIGHTS, max_bytes)
+        names = archive.namelist()
+        metadata = parse_json(METADATA, _member(archive, METADATA, _MAX_CONFIG)) if METADATA in names else {}
     with _open(io.BytesIO(weights), max_bytes) as reader:
-        return read_keras3(reader, config)
+        return _versioned(read_keras3(reader, config), metadata.get("keras_version"))
 
 
 def _member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:

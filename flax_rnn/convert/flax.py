@@ -38,7 +38,7 @@ def from_flax(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Returns:
       ``{"kernel", "recurrent_kernel", "bias"}``. A GRU's bias is ``(2, 3 H)``; of its recurrent half Flax has that of n
-      only, and ``nnx.GRUCell`` none.
+      only, and ``nnx.GRUCell`` none. Carries are not converted: an LSTM's is ``(h, c)`` here and ``(c, h)`` in Flax.
 
     Raises:
       ConversionError: for the parameters of another module.
@@ -54,7 +54,8 @@ def from_flax(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def to_flax(params: Mapping[str, Any], cell: FlaxCell) -> dict[str, dict[str, np.ndarray]]:
     """The inverse of ``from_flax``, for the named cell. Weights without a bias get one of zeros.
 
-    A GRU without a bias is taken for one with ``reset_after``: its weights do not tell.
+    A GRU without a bias is taken for one with ``reset_after``: its weights do not tell. An LSTM's carry is ``(h, c)``
+    here, and ``(c, h)`` in Flax's cells.
 
     Raises:
       ConversionError: for weights of another kind of cell; for a GRU with ``reset_after=False``, which Flax does not

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from flax_rnn.convert import files
-from flax_rnn.convert.errors import ConversionError, as_array
+from flax_rnn.convert.errors import as_array
+from flax_rnn.convert.filling import Place, fill
 from flax_rnn.convert.hdf5 import MAX_BYTES
 from flax_rnn.convert.lists import assign, nodes_in
-from flax_rnn.convert.targets import Names, Path, Target, places_of
+from flax_rnn.convert.settings import warn_of_differences
+from flax_rnn.convert.targets import Names, Path
 
 
 def load(
@@ -26,7 +28,9 @@ def load(
 
     Layers may be recurrent, also ``Bidirectional`` and stacks, or ``Dense``, ``Conv``, ``Embedding``,
     ``LayerNormalization`` and such, or one of these in a ``TimeDistributed``. Only weights are read: options, such as
-    activations, the mask of an embedding or the ``epsilon`` of a normalization, are for the Flax model to have.
+    activations, the mask of an embedding or the ``epsilon`` of a normalization, are for the Flax model to have. Where
+    the file tells the activations of a recurrent layer or its ``reset_after``, and those of an ``nnx.Module`` differ,
+    it warns; the ``params`` of linen do not tell: compare ``read(path)["lstm"].config``.
 
     Args:
       path: of a ``.keras``, ``.weights.h5`` or legacy ``.h5`` file; see ``read``.
@@ -48,33 +52,14 @@ def load(
         then as it was.
     """
     layers = files.read(path, config=config, max_bytes=max_bytes)
-    model = Target(target)
-    places = places_of(layers, names or {})
-    found: dict[Path, np.ndarray] = {}
-    unused = []
-    for name, layer in layers.items():
-        found_at = [(place, model.find(place)) for place in places[name]]
-        if absent := ["/".join(place) for place, tree in found_at if tree is None]:
-            unused.append(f"{name} (at {', '.join(absent)})")
-            continue
-        where = f"{os.fspath(path)}: layer {name!r}"
+
+    def convert(name: str, where: str, places: list[Place]) -> dict[Path, np.ndarray]:
         nodes = {
-            (*place, *inner): node
-            for place, tree in found_at
-            for inner, node in nodes_in(f"target: {'/'.join(place)}", tree or {})
+            (*at, *inner): node for at, tree in places for inner, node in nodes_in(f"target: {'/'.join(at)}", tree)
         }
-        arrays = [as_array(where, array) for array in layer.arrays]
-        for at, part in zip(nodes, assign(where, arrays, [*nodes.values()], cudnn), strict=True):
-            for key, array in part.items():
-                if (*at, key) in found:
-                    raise ConversionError(f"{where}: expected a place of its own, got {'/'.join(at)} again")
-                found[(*at, key)] = array
-    missing = ["/".join(key) for key in model.arrays if key not in found]
-    if unused and (strict or not found):
-        raise ConversionError(
-            f"{os.fspath(path)}: expected a place in target for every layer, found none for {unused}; parameters not "
-            f"filled: {missing}. See names"
-        )
-    if missing and strict:
-        raise ConversionError(f"{os.fspath(path)}: expected a layer for every parameter, found none for {missing}")
-    return model.replaced(found)
+        arrays = [as_array(where, array) for array in layers[name].arrays]
+        parts = zip(nodes, assign(where, arrays, [*nodes.values()], cudnn), strict=True)
+        warn_of_differences(where, layers[name], target, [at for at, _ in places])
+        return {(*at, key): array for at, part in parts for key, array in part.items()}
+
+    return fill(os.fspath(path), target, layers, names, strict, convert)

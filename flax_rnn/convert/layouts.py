@@ -24,11 +24,13 @@ class LayerWeights:
       arrays: as ``get_weights()`` of the layer lists them, or as the file has them where it is older than that.
       class_name: the class of the layer; ``None`` where the file does not say.
       config: the arguments of the layer; ``None`` where the file does not say.
+      keras_version: of the Keras that wrote it; ``None`` where the file does not say.
     """
 
     arrays: list[np.ndarray]
     class_name: str | None = None
     config: Mapping[str, Any] | None = None
+    keras_version: str | None = None
 
 
 def snake_case(class_name: str) -> str:

@@ -37,14 +37,7 @@ def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
       ConversionError: for files that are broken, and for names or shapes other than those of ``like``.
       OSError: if there is no such file.
     """
-    with open(path, "rb"):
-        pass  # an OSError for a missing file, of whatever kind that of the library is
-    safetensors = require("safetensors")
-    try:
-        with safetensors.safe_open(os.fspath(path), "np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a mapping
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise ConversionError(f"{os.fspath(path)}: expected an intact safetensors file, got {error}") from error
+    arrays = read_arrays(path)
     if like is None:
         return _tuples(_nested(os.fspath(path), arrays))
     expected = _flat("", like)
@@ -54,6 +47,18 @@ def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
     for name, leaf in expected.items():
         check_shape(f"{os.fspath(path)}: {name}", arrays[name], leaf.shape)
     return _fill("", like, arrays)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of a file by name."""
+    with open(path, "rb"):
+        pass  # an OSError for a missing file, of whatever kind that of the library is
+    safetensors = require("safetensors")
+    try:
+        with safetensors.safe_open(os.fspath(path), "np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a mapping
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise ConversionError(f"{os.fspath(path)}: expected an intact safetensors file, got {error}") from error
 
 
 def _flat(where: str, tree: Any) -> dict[str, Any]:

@@ -60,10 +60,12 @@ def places_of(layers: Iterable[str], names: Names) -> dict[str, list[Path]]:
         head = next((head for head in heads if head in names), None)
         used.add(head)
         tail = parts if head is None else layer.removeprefix(head).split("/")[1:]
-        listed = "" if head is None else names[head]
-        starts = [listed] if isinstance(listed, str) else [*listed]
-        places[layer] = [tuple([*filter(None, start.split("/")), *tail]) for start in starts]
-    if unknown := sorted({*names} - used):
+        listed: Any = "" if head is None else names[head]
+        starts = [listed] if isinstance(listed, str) else listed
+        if not isinstance(starts, list | tuple) or not all(isinstance(start, str) for start in starts):
+            raise ConversionError(f"names: expected a path or a list of paths for {head!r}, got {listed!r}")
+        places[layer] = [tuple(filter(None, [*start.split("/"), *tail])) for start in starts]
+    if unknown := sorted(map(str, {*names} - used)):
         raise ConversionError(f"names: expected names of layers with weights, {[*layers]}, got {unknown}")
     return places
 

@@ -6,7 +6,7 @@ of its own; a GRU's gates are in the order r, z, n. The activation of a ``torch.
 Source: the documentation of ``torch.nn.LSTM`` and its siblings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,24 +20,32 @@ from flax_rnn.convert.errors import (
     check_shape,
     count_gates,
 )
+from flax_rnn.convert.torch_files import check_prefix
+from flax_rnn.convert.torch_layers import layers_in
 
 
 def from_torch(state: Mapping[str, Any], prefix: str = "") -> tuple[Any, ...]:
     """The weights of each layer of a torch module, from the bottom up.
 
     Args:
-      state: its ``state_dict()``, of anything that NumPy can read.
+      state: its ``state_dict()``, of tensors or of anything that NumPy can read; that of a cell will do, too.
       prefix: which entries of a larger state to take, such as ``"encoder.rnn."``.
 
     Returns:
       For each layer ``{"kernel", "recurrent_kernel"[, "bias"]}``, or a pair of them, forward and backward, where the
       module is bidirectional. In one direction, the tuple is what a ``StackedRNNCells`` takes. Biases are added up,
-      but for a GRU, which has ``(2, 3 H)``.
+      but for a GRU, which has ``(2, 3 H)``. These are weights for ``rnn``; ``load_torch`` puts them into a Flax model
+      or layer.
 
     Raises:
       ConversionError: for missing, unknown or ill-shaped entries, and for ``proj_size``, which no cell has.
     """
+    if not isinstance(state, Mapping):
+        raise ConversionError(f"state: expected a state dict, got {type(state).__name__}")
+    check_prefix("state", state, prefix)
     rest = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if "weight_ih" in rest:  # a cell, whose names are those of a layer without its number
+        rest = {f"{name}_l0": value for name, value in rest.items()}
     if projection := [name for name in rest if name.startswith("weight_hr_l")]:
         raise ConversionError(f"state: expected a module without proj_size, got {prefix + projection[0]!r}")
     layers = []
@@ -55,21 +63,15 @@ def to_torch(layers: Any, prefix: str = "") -> dict[str, np.ndarray]:
     """The state dict of a torch module; for ``load_state_dict`` make tensors of its arrays with ``torch.from_numpy``.
 
     Args:
-      layers: what ``from_torch`` returns; or the weights of one cell.
+      layers: what ``from_torch`` returns; the weights of one cell; or a layer of either face, also a ``Bidirectional``
+        or one of a stack, and tuples of them: the ``params`` of linen, or an ``nnx.Module``.
       prefix: of the names.
 
     Raises:
       ConversionError: for other trees and shapes, and for a GRU with ``reset_after=False``, which torch does not have.
     """
-    if isinstance(layers, Mapping):
-        layers = (layers,)
-    if not isinstance(layers, Sequence) or not layers:
-        raise ConversionError(f"layers: expected the weights of a cell, or a tuple of them, got {type(layers)}")
     state: dict[str, np.ndarray] = {}
-    for index, layer in enumerate(layers):
-        pair = (layer,) if isinstance(layer, Mapping) else tuple(layer)
-        if len(pair) > 2:
-            raise ConversionError(f"layers[{index}]: expected a cell or a pair of cells, got {len(pair)}")
+    for index, pair in enumerate(layers_in("layers", layers)):
         for cell, direction in zip(pair, ("", "_reverse"), strict=False):
             state |= _put(f"layers[{index}]", cell, f"l{index}{direction}", prefix)
     return state
@@ -106,7 +108,11 @@ def _put(where: str, params: Any, layer: str, prefix: str) -> dict[str, np.ndarr
         bias = cell["bias"]
         rows = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
         state |= {"bias_ih": rows[0], "bias_hh": rows[1]}
-    return {f"{prefix}{name}_{layer}": np.ascontiguousarray(array) for name, array in state.items()}
+    # torch.from_numpy knows no bfloat16, and load_state_dict casts.
+    arrays = {
+        name: array.astype(np.float32) if array.dtype.name == "bfloat16" else array for name, array in state.items()
+    }
+    return {f"{prefix}{name}_{layer}": np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _swap_gates(cell: dict[str, np.ndarray], gates: int) -> dict[str, np.ndarray]:
