@@ -18,7 +18,7 @@ import flax_rnn.nnx
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 TABLE = ROOT / "docs" / "keras.md"
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LAYERS = ("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 CELLS = ("SimpleRNNCell", "LSTMCell", "GRUCell")
 KERAS = (*LAYERS, *CELLS, "RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
@@ -33,8 +33,10 @@ def functions(name: str) -> frozenset[str]:
 
 
 def blocks() -> Iterator[Any]:
+    """Those of README stand by themselves; those of another document follow each other."""
     for path in DOCUMENTS:
-        for index, code in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)):
+        codes = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+        for index, code in enumerate(codes if path.name == "README.md" else filter(None, ["".join(codes)])):
             yield pytest.param(code, id=f"{path.name}-{index}")
 
 
@@ -67,6 +69,12 @@ def test_references_to_tests_name_tests_that_exist(path: Path) -> None:
     assert missing == []
     if path == TABLE:
         assert len({test for _, test in references}) > 50
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("code", [*blocks()])
