@@ -14,12 +14,14 @@ from flax_rnn.cells.protocol import Cell, Masks, Params
 def check_params(argument: str, cell: Cell, params: Params, inputs: Any) -> None:
     """Checks weights against what ``cell.param_specs`` says; a cell that does not say is left to itself.
 
+    So is one that takes constants: ``params`` may have any form once they are bound to them.
+
     Raises:
       ValueError: for missing or surplus entries and wrong shapes.
       TypeError: for something else than arrays of floating-point numbers by their names.
     """
     specs = getattr(cell, "param_specs", None)
-    if specs is not None:
+    if specs is not None and not getattr(cell, "takes_constants", False):
         _check(argument, specs(_in_features(params, inputs)), params)
 
 
