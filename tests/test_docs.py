@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import flax_rnn.nnx
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+PACKAGE = ROOT / "flax_rnn"
 TABLE = ROOT / "docs" / "keras.md"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LAYERS = ("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
@@ -80,6 +82,25 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("code", [*blocks()])
 def test_code_runs(code: str) -> None:
     exec(compile(code, "a document", "exec"), {"__name__": "__main__"})
+
+
+def test_the_picture_is_what_its_script_draws() -> None:
+    picture = runpy.run_path(str(ROOT / "docs" / "design_figure.py"))["draw"]()
+    assert (ROOT / "docs" / "design.svg").read_text() == picture
+
+
+def test_rooms_import_what_the_picture_shows() -> None:
+    picture = runpy.run_path(str(ROOT / "docs" / "design_figure.py"))
+    rooms = {name for name, *_ in picture["ROOMS"]}
+    assert rooms == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    found = set()
+    for room in rooms:
+        for path in (PACKAGE / room).rglob("*.py"):
+            text = path.read_text()
+            others = re.findall(r"^\s*(?:from|import) flax_rnn\.(\w+)", text, re.MULTILINE)
+            others += re.findall(r"^\s*from flax_rnn import (.*)$", text, re.MULTILINE)
+            found |= {(room, name) for other in others for name in re.findall(r"\w+", other)}
+    assert {(room, other) for room, other in found if other in rooms - {room}} == {*picture["IMPORTS"]}
 
 
 @pytest.mark.parametrize("face", [flax_rnn.nnx, flax_rnn.linen], ids=["nnx", "linen"])
