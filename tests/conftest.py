@@ -1,43 +1,74 @@
-"""Settings that must be made before jax or keras is first used, and the flag `--full`."""
+"""Settings that must be made before jax or keras is first used, the flag `--full`, and the memory of long runs."""
 
+import ctypes
+import gc
 import os
+from collections.abc import Iterator
 
 os.environ["KERAS_BACKEND"] = "jax"
+# Most of the time goes into compiling what runs once. Numbers are not the same to the last bit, here and in processes
+# that tests start, as those of a user's are not from one processor to the next.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 import jax
 import pytest
+import selection
 
 # Four devices on one processor, for the tests of sharding.
 jax.config.update("jax_num_cpu_devices", 4)
 
-left_out = pytest.StashKey[int]()
+MAX_BYTES = 1.4e9
+
+count_left_out = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run the tests marked `full`, too: all combinations")
+    parser.addoption("--full", action="store_true", help="run the tests marked `full`, and all combinations of `each`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    full = [item for item in items if item.get_closest_marker("full")]
-    if full and not config.getoption("full"):
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
-        config.hook.pytest_deselected(items=full)
-        config.stash[left_out] = len(full)
+    named = any("::" in argument for argument in config.args)
+    if config.getoption("full") or named:
+        return
+    if out := selection.left_out(items):
+        config.hook.pytest_deselected(items=[item for item in items if item in out])
+        items[:] = [item for item in items if item not in out]
+        config.stash[count_left_out] = len(out)
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """What jax has compiled is given back before a process grows too large."""
+    yield
+    if resident() > MAX_BYTES:
+        jax.clear_caches()
+        gc.collect()
+        if os.name == "posix" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
+
+
+def resident() -> int:
+    """Bytes of memory in use, where the system tells."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     # Under pytest-xdist the workers collect, and the process that reports hears of it here.
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["left_out"] = session.config.stash.get(left_out, 0)
+        output["left_out"] = session.config.stash.get(count_left_out, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node) -> None:
     output = getattr(node, "workeroutput", {})
-    node.config.stash[left_out] = output.get("left_out", node.config.stash.get(left_out, 0))
+    node.config.stash[count_left_out] = output.get("left_out", node.config.stash.get(count_left_out, 0))
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    if count := config.stash.get(left_out, 0):
+    if count := config.stash.get(count_left_out, 0):
         terminalreporter.write_line(f"{count} more tests, of further combinations, run with --full")

@@ -110,6 +110,7 @@ def test_the_command_line_chooses_cases() -> None:
         chosen("--size 1,2,3")
 
 
+@pytest.mark.each(1, at_most=2)
 @pytest.mark.parametrize(
     ("name", "cell", "variant"),
     [

@@ -62,6 +62,7 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.mark.each(1)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("cell", "which"),

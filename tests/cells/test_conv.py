@@ -79,6 +79,7 @@ def arrays(weights: dict[str, Any]) -> list[np.ndarray]:
     return [np.asarray(weights[name]) for name in ("kernel", "recurrent_kernel", "bias") if name in weights]
 
 
+@pytest.mark.each(1, at_most=3)
 @pytest.mark.parametrize("case", CASES)
 def test_keras(case: str) -> None:
     cell, options = CASES[case]
@@ -166,6 +167,7 @@ def expected_run(cell: Any, weights: Any, state: Any, x: Any, mask: Any, dropped
     return outputs, [h, c]
 
 
+@pytest.mark.each(1, at_most=2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("implementation", ["scan", "fused"])
 @pytest.mark.parametrize(
@@ -199,6 +201,7 @@ def loss(cell: Any, implementation: str, options: dict[str, Any], point: Any) ->
     return oracle.weighted_sum(1, result)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("cell", "options"),

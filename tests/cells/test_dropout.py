@@ -79,6 +79,7 @@ def test_gates_share_the_mask_of_the_inputs_unless_there_is_recurrent_dropout(na
     assert cls(H).dropout_masks(KEY, jnp.ones((B, D))) is None
 
 
+@pytest.mark.each(1, at_most=3)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("name", "rates"),

@@ -104,6 +104,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Path
     return model, paths
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("name", FORMATS)
 def test_one_call_loads_a_trained_model(saved: Any, name: str) -> None:
     model, paths = saved

@@ -117,6 +117,7 @@ def write(model: Any, path: Path) -> str | None:
     return model.to_json() if is_weights else None
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("name", FORMATS)
 def test_load(theirs: Any, name: str, tmp_path: Path) -> None:
     path = tmp_path / f"model.{name}"
@@ -129,6 +130,7 @@ def test_load(theirs: Any, name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(module(X), theirs(X), atol=1e-5)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("name", FORMATS)
 def test_frozen_layers(theirs: Any, name: str, tmp_path: Path) -> None:
     """A legacy file has what is frozen last, in whatever layer it is."""
@@ -144,6 +146,7 @@ def test_frozen_layers(theirs: Any, name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(module(X), theirs(X), atol=1e-5)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("name", [*FORMATS, "keras with their config"])
 def test_save(name: str, tmp_path: Path) -> None:
     """What the installed Keras makes of our files."""
@@ -223,6 +226,7 @@ class LinenModel(nn.Module):
         return nn.Dense(2, name="logits")(x)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("name", FORMATS)
 def test_linen(name: str, tmp_path: Path) -> None:
     """There and back, with the cells of a stack in places of their own."""

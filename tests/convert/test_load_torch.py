@@ -18,6 +18,8 @@ from flax_rnn.convert import ConversionError, from_torch, load, load_torch, save
 torch = pytest.importorskip("torch")
 
 V, D, H = 11, 3, 4
+SEQUENCES: dict[str, Any] = {"return_sequences": True}
+LINEN: Any = flax_rnn.linen
 TOKENS = np.random.default_rng(0).integers(0, V, size=(2, 5))
 
 
@@ -48,7 +50,7 @@ class Theirs(torch.nn.Module):
 
 class Ours(nnx.Module):
     def __init__(self, seed: int = 0):
-        rngs, sequences = nnx.Rngs(seed), {"return_sequences": True}
+        rngs, sequences = nnx.Rngs(seed), SEQUENCES
         cells = [flax_rnn.nnx.LSTMCell(D, H, rngs=rngs), flax_rnn.nnx.LSTMCell(H, H, rngs=rngs)]
         self.embed = nnx.Embed(V, D, rngs=rngs)
         self.norm = nnx.LayerNorm(D, epsilon=1e-5, rngs=rngs)
@@ -66,13 +68,13 @@ class Ours(nnx.Module):
 class OursInLinen(nn.Module):
     @nn.compact
     def __call__(self, tokens: Any) -> Any:
-        sequences: dict[str, Any] = {"return_sequences": True}
+        sequences, linen = SEQUENCES, LINEN
         x = nn.LayerNorm(epsilon=1e-5, name="norm")(nn.Embed(V, D, name="embed")(tokens))
         for index in range(2):
-            x = flax_rnn.linen.LSTM(H, name=f"lstm_{index}", **sequences)(x)
-        x = flax_rnn.linen.Bidirectional(flax_rnn.linen.GRU(3, **sequences), name="both")(x)
-        x = flax_rnn.linen.SimpleRNN(H, name="rnn", **sequences)(x)
-        x = flax_rnn.linen.RNN(flax_rnn.linen.LSTMCell(2, name="cell"))(x)
+            x = linen.LSTM(H, name=f"lstm_{index}", **sequences)(x)
+        x = linen.Bidirectional(linen.GRU(3, **sequences), name="both")(x)
+        x = linen.SimpleRNN(H, name="rnn", **sequences)(x)
+        x = linen.RNN(linen.LSTMCell(2, name="cell"))(x)
         return nn.Dense(3, name="head")(x)
 
 
@@ -92,7 +94,8 @@ def test_a_model_into_nnx() -> None:
 
 @pytest.mark.parametrize("shapes", [False, True])
 def test_a_model_into_linen(shapes: bool) -> None:
-    theirs, model = Theirs(), OursInLinen()
+    theirs: Any = Theirs()
+    model: Any = OursInLinen()
     initialize = jax.eval_shape if shapes else lambda f, *a: f(*a)
     params: Any = initialize(lambda key: model.init(key, TOKENS)["params"], jax.random.key(0))
     params = load_torch(theirs, params, names=LINEN_NAMES)  # a module itself will do
@@ -188,7 +191,7 @@ def modules(face: str) -> dict[str, Any]:
         layers = {
             "layer": flax_rnn.linen.GRU(H),
             "pair": flax_rnn.linen.Bidirectional(flax_rnn.linen.LSTM(H)),
-            "stack": flax_rnn.linen.RNN([flax_rnn.linen.LSTMCell(H), flax_rnn.linen.LSTMCell(H)]),
+            "stack": LINEN.RNN([flax_rnn.linen.LSTMCell(H), flax_rnn.linen.LSTMCell(H)]),
         }
         return {name: layer.init(jax.random.key(0), x)["params"] for name, layer in layers.items()}
     rngs = nnx.Rngs(0)

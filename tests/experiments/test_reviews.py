@@ -188,6 +188,7 @@ def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
         reviews.load(**{"source": "generated", **arguments})
 
 
+@pytest.mark.full
 @needs_imdb
 def test_the_real_reviews_are_numbered_as_in_imdb_npz() -> None:
     pytest.importorskip("tensorflow_datasets")

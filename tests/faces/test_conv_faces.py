@@ -49,6 +49,7 @@ def layer(face: str, rank: int, params: dict[str, Any], *args: Any, **options: A
     return module
 
 
+@pytest.mark.each(1)
 @FACES
 @RANKS
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def state(kind: str) -> Any:
     return randomized(carry, 5)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 def test_flax_rnn_runs_our_cells_as_our_layer_does(api: str, kind: str) -> None:
@@ -170,6 +171,7 @@ TRANSPARENT: dict[str, Any] = {
 ONES = jnp.ones((2, 6, 8))
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 def test_dropout_in_flax_layers(api: str, constant: bool) -> None:
@@ -259,6 +261,7 @@ def swapped(carry: Any) -> Any:
     return (carry[1], carry[0]) if isinstance(carry, tuple) else carry
 
 
+@pytest.mark.each(1, at_most=3)
 @pytest.mark.parametrize(
     ("cell", "run", "convert"),
     [
@@ -323,6 +326,7 @@ def test_initial_carries() -> None:
         assert np.all(np.asarray(leaves[0]) != leaves[1])
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize(
     "dtypes",
     [{"dtype": jnp.bfloat16}, {"param_dtype": jnp.bfloat16}, {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}],

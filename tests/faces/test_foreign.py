@@ -117,6 +117,7 @@ def test_cells_whose_output_is_unlike_their_carry_and_constants(face: str) -> No
     assert not np.any(gradient[2])
 
 
+@pytest.mark.each(1)
 @FACES
 @pytest.mark.parametrize("name", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
 def test_flax_cells_give_what_they_give_in_flax(face: str, name: str) -> None:

@@ -66,6 +66,7 @@ def masks_of(cell: Any, x: Any) -> Any:
     return cell.dropout_masks(jax.random.key(5), jnp.asarray(x[:, 0], jnp.float32))
 
 
+@pytest.mark.each(2)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize("dropout", DROPOUT)
@@ -81,6 +82,7 @@ def test_values_equal_the_oracle(name: str, dropout: str, masked: bool, loop: st
     )
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(
@@ -107,6 +109,7 @@ def test_every_size(name: str, batch: int, steps: int, features: int, units: int
         assert np.linalg.norm(a - e) <= 1e-5 * np.linalg.norm(e) + 1e-7
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("dropout", DROPOUT)
 @pytest.mark.parametrize("name", ALL)
@@ -194,6 +197,7 @@ def test_what_is_masked_may_be_nan_and_what_is_not_is_seen() -> None:
     assert jnp.isnan(loss(weights, jnp.where(mask[..., None], jnp.nan, x)))
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("name", ALL)
 def test_it_can_be_differentiated_again(name: str) -> None:
     cell = ALL[name](3, recurrent_dropout=0.2)

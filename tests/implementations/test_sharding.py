@@ -93,6 +93,7 @@ def expected_case(case: str) -> Any:
     return alone(lambda w, x: core.rnn(CELLS["lstm"], w, x, return_state=True, **CASES[case]), weights_of("lstm"), X)
 
 
+@pytest.mark.each(1, at_most=3)
 @pytest.mark.parametrize("case", CASES)
 def test_options(mesh: Any, case: str) -> None:
     """Masks and lengths may be sharded like the inputs, or not."""
@@ -118,6 +119,7 @@ def expected_everything(kind: str) -> Any:
     return alone(run_everything(kind), weights_of(kind), X)
 
 
+@pytest.mark.each(1, at_most=3)
 @pytest.mark.parametrize("kind", CELLS)
 def test_values_and_gradients_of_every_cell(mesh: Any, kind: str) -> None:
     replicated = jax.device_put(weights_of(kind), NamedSharding(mesh, P()))

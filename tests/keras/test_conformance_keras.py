@@ -123,6 +123,7 @@ def ours_step_by_step(case: Case) -> Any:
 
 # Both sides run primitive by primitive: to compile each combination would take half an hour. Unrolled or not is then
 # the same to us, but not to Keras, which has a loop for each.
+@pytest.mark.each(2)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_states_and_gradients(case: Case) -> None:
     with jax.disable_jit():
@@ -130,6 +131,7 @@ def test_outputs_states_and_gradients(case: Case) -> None:
         oracle.assert_close(ours_step_by_step(dataclasses.replace(case, unroll=False)), expected, 2e-5)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_compiled(cell: str, form: str) -> None:
@@ -147,6 +149,7 @@ def test_compiled(cell: str, form: str) -> None:
         oracle.assert_close(result, expected, 2e-5)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("case", [case for case in CASES if not case.unroll], ids=str)
 def test_half_precision(case: Case) -> None:
     dtype, tolerance = ("bfloat16", 4e-2) if case.initial_state else ("float16", 5e-3)
@@ -158,6 +161,7 @@ def test_half_precision(case: Case) -> None:
     oracle.assert_close((outputs, states), jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), expected), tolerance)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("cell", CELLS)
 def test_float64_is_float64_unlike_in_keras_on_jax(cell: str) -> None:
     # Keras' rules of promotion have no float64 on JAX: the steps of its float64 layers compute in float32.

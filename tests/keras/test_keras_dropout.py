@@ -59,6 +59,7 @@ def assert_bitwise_equal(ours: DropoutMasks, theirs: list[Any]) -> None:
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("name", CELLS)
 def test_masks_and_outputs_equal_those_of_keras(name: str, rates: str, monkeypatch: pytest.MonkeyPatch) -> None:

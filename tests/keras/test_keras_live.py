@@ -79,6 +79,7 @@ def run_both(cell: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     return ours, layer(x, mask=mask, initial_state=state)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("which", OPTIONS)
 @pytest.mark.parametrize("name", CELLS)
 def test_options(name: str, which: str) -> None:
@@ -124,6 +125,7 @@ def test_stacks(options: dict[str, Any]) -> None:
     oracle.assert_close(ours, layer(x, mask=options.get("mask")), 2e-6)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("merge_mode", ["concat", "sum", "ave", "mul", None])
 @pytest.mark.parametrize(("name", "return_sequences"), [("LSTM", True), ("GRU", False), ("SimpleRNN", True)])
 def test_bidirectional(name: str, return_sequences: bool, merge_mode: str | None) -> None:

@@ -58,6 +58,7 @@ def expect(
     return MERGES[merge_mode](forward, backward), (forward_state, backward_state)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("options", [{}, {"mask": MASK}, {"seq_lengths": np.array([2, 0, 4])}], ids=str)
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("go_backwards", [False, True])

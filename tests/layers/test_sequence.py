@@ -58,6 +58,7 @@ def expect(cell: Any, weights: Any, x: np.ndarray, state: Any, options: dict[str
     return oracle.run(oracle.of(cell, weights), x, state, **options)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize(
     ("name", "which"),
     [(n, w) for n in CELLS for w in OPTIONS if n in ("LSTM", "GRU") or w in ("sequences", "last_zeros", "backwards")],
@@ -78,6 +79,7 @@ def test_outputs_state_and_gradients_equal_the_oracle(name: str, which: str) -> 
     oracle.assert_close(gradients, expected, 1e-6)
 
 
+@pytest.mark.full
 @given(st.data())
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_any_options_equal_the_oracle(data: st.DataObject) -> None:
@@ -117,6 +119,7 @@ def test_padding_changes_nothing(name: str) -> None:
     oracle.assert_close(masked, plain, 1e-12)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 @pytest.mark.parametrize("name", CELLS)
 def test_masked_inputs_poison_nothing(name: str, poison: float) -> None:
@@ -188,6 +191,7 @@ def test_checkpoint_leaves_gradients_as_they_are() -> None:
     oracle.assert_close(jax.jit(jax.grad(jax.checkpoint(loss)))(weights), jax.jit(jax.grad(loss))(weights), 1e-12)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
 def test_forward_mode_and_second_derivatives(name: str) -> None:
     cell = dataclasses.replace(CELLS[name], recurrent_activation="sigmoid")
