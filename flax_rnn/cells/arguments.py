@@ -33,8 +33,10 @@ class KerasNames:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Raises ``TypeError`` for an argument that has another name here."""
+        fields = getattr(cls, "__dataclass_fields__", {})
         for name in kwargs:
-            if (ours := _NAMES_OF_FLAX.get(name)) and name not in getattr(cls, "__dataclass_fields__", {}):
+            if (ours := _NAMES_OF_FLAX.get(name)) and name not in fields:
+                ours = "filters" if ours == "units" and "filters" in fields else ours
                 raise TypeError(f"{name}: unexpected argument of {cls.__name__}; expected Keras' name for it, {ours!r}")
         return super().__new__(cls)
 

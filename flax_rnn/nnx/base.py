@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,24 @@ class EqualInitializer:
 
     def __hash__(self) -> int:
         return hash(EqualInitializer)
+
+
+T = TypeVar("T")
+
+
+def made_anew(cls: type[T], *args: Any, **kwargs: Any) -> T:
+    """A module for the other direction.
+
+    Raises:
+      ValueError: for a subclass with a constructor of its own, which takes other arguments.
+    """
+    try:
+        return cls(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"backward_layer: expected one, since a new {cls.__name__} cannot be made from the arguments "
+            f"{', '.join(kwargs)}: {error}; got None"
+        ) from error
 
 
 class BaseModule(nnx.Module):

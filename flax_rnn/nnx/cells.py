@@ -11,7 +11,7 @@ from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.dense import DenseCell
 from flax_rnn.cells.protocol import Cell, check_cell
 from flax_rnn.layers.faces import arguments, without_initializers
-from flax_rnn.nnx.base import CellModule
+from flax_rnn.nnx.base import CellModule, made_anew
 
 
 class WeightedCell(CellModule):
@@ -116,13 +116,7 @@ class DenseCellModule(WeightedCell):
         return self.core.num_feature_axes
 
     def _fresh(self, rngs: nnx.Rngs) -> Self:
-        try:
-            return type(self)(**arguments(self), rngs=rngs)
-        except TypeError as error:  # a subclass with a constructor of its own
-            raise ValueError(
-                f"backward_layer: expected one, since a new {type(self).__name__} cannot be made from the arguments "
-                f"{', '.join(arguments(self))}: {error}; got None"
-            ) from error
+        return made_anew(type(self), **arguments(self), rngs=rngs)
 
 
 @dataclasses.dataclass(eq=False, repr=False)

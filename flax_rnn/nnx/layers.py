@@ -15,7 +15,7 @@ from flax_rnn.layers.faces import arguments, overrides
 from flax_rnn.layers.rnn import rnn
 from flax_rnn.layers.stateful import LayerOptions, keep
 from flax_rnn.nnx import cells
-from flax_rnn.nnx.base import BaseModule, RngSource
+from flax_rnn.nnx.base import BaseModule, RngSource, made_anew
 from flax_rnn.nnx.cells import DenseCellModule, InFeatures
 from flax_rnn.nnx.foreign import check_cell, view
 from flax_rnn.nnx.stacked import module_of
@@ -139,7 +139,7 @@ class RNN(Layer):
 
     def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
         options: dict[str, Any] = {**arguments(self, LayerOptions), "deterministic": self.deterministic, **changes}
-        return type(self)(view(self.cell)._fresh(rngs), **options)
+        return made_anew(type(self), view(self.cell)._fresh(rngs), **options)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -159,7 +159,7 @@ class DenseLayer(Layer):
         self._remember()
 
     def _fresh(self, rngs: nnx.Rngs, **changes: Any) -> Self:
-        return type(self)(**arguments(self) | changes, rngs=rngs)
+        return made_anew(type(self), **arguments(self) | changes, rngs=rngs)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
