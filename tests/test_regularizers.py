@@ -60,6 +60,7 @@ def losses(layer: Any, weights: dict[str, Any]) -> float:
     return float(sum(layer.losses))
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
 def test_each_equals_keras(name: str, shape: tuple[int, int]) -> None:

@@ -224,6 +224,7 @@ def test_gradients_are_right_and_the_same_for_every_implementation(cell: Any, op
     np.testing.assert_allclose(slope, (above - below) / (2 * step), rtol=1e-7)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("implementation", "modes"), [("scan", ("fwd", "rev")), ("fused", ("rev",))])
 def test_derivatives_in_both_modes(implementation: str, modes: tuple[str, ...]) -> None:
@@ -232,6 +233,7 @@ def test_derivatives_in_both_modes(implementation: str, modes: tuple[str, ...]) 
     check_grads(run, (problem(cell, dtype=np.float64),), order=1, modes=modes)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize(("dtype", "implementation"), [(jnp.bfloat16, "fused"), (jnp.float16, "scan")])
 def test_half_precision_keeps_the_memory_in_float32(dtype: Any, implementation: str) -> None:
     cell = ConvLSTM2DCell(F, 3, dtype=dtype)
@@ -278,6 +280,7 @@ def test_kernels_have_the_same_order_of_axes_in_both_loops(cell: Any) -> None:
 # Dropout
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("cell", ONE_EACH, ids=name_of)
 def test_every_gate_has_masks_of_every_number(cell: Any) -> None:
     x = jnp.ones((B, *SPATIAL[cell.rank], C))
@@ -343,6 +346,7 @@ def test_both_directions_are_merged_along_the_filters() -> None:
     oracle.assert_close(both, jnp.concatenate([forward, backward], -1), 1e-6)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("cell", ONE_EACH, ids=name_of)
 def test_time_major_lengths_and_vmap(cell: Any) -> None:
     weights, _, x = problem(cell)
@@ -369,6 +373,7 @@ def test_a_step_takes_any_number_of_batch_axes(batch: tuple[int, ...]) -> None:
     oracle.assert_close(actual, jax.tree.map(widen, (carry, output)), 1e-6)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_sharded_batches_stay_sharded(axis_type: AxisType) -> None:
     mesh = jax.make_mesh((4,), ("data",), axis_types=(axis_type,))

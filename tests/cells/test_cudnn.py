@@ -38,6 +38,7 @@ def plain(kind: str, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"kernel": kernel, "recurrent_kernel": recurrent, "bias": bias if kind == "GRU" else bias.sum(0)}
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("options", [{}, {"return_sequences": True, "go_backwards": True}])
 def test_outputs_and_gradients_equal_the_oracle_with_plain_weights(kind: str, options: dict[str, Any]) -> None:

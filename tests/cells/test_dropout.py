@@ -156,6 +156,7 @@ def test_recurrent_masks_are_constant_over_time() -> None:
     assert patterns == {(1, 1, 1, 1), (1, 3, 7, 15)}
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("name", CELLS)
 def test_the_key_decides(name: str) -> None:
     cls, _ = CELLS[name]

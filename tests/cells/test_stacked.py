@@ -67,6 +67,7 @@ def test_step_and_its_gradients_equal_the_oracle(masks: Any) -> None:
     oracle.assert_close(gradients, differences, 1e-7)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize(
     "options",
     [

@@ -102,6 +102,7 @@ def test_both_ways(rank: int, wrapper: str | None, name: str, tmp_path: Path) ->
 CELLS: dict[int, Any] = {1: ConvLSTM1DCell, 2: ConvLSTM2DCell, 3: ConvLSTM3DCell}
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("rank", CELLS)
 def test_lists(rank: int) -> None:
     theirs = keras_model(rank, None)

@@ -57,6 +57,7 @@ def test_from_flax(name: FlaxCell) -> None:
     jax.tree.map(np.testing.assert_array_equal, back, theirs)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("name", CELLS)
 def test_to_flax(name: FlaxCell, use_bias: bool) -> None:

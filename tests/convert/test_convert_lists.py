@@ -31,6 +31,7 @@ def random_arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     return [rng.normal(0, 0.6, shape).astype("f4") for shape in shapes]
 
 
+@pytest.mark.each(1, at_most=4)
 @pytest.mark.parametrize("kind", CELLS)
 def test_live_keras_both_ways(kind: str) -> None:
     make, cell = CELLS[kind]

@@ -164,6 +164,7 @@ def test_save(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again(X), module(X))
 
 
+@pytest.mark.full
 def test_save_several_models_of_a_class(tmp_path: Path) -> None:
     """They are told apart by their order."""
 

@@ -21,6 +21,7 @@ def assert_same(actual: Any, expected: Any) -> None:
         np.testing.assert_array_equal(np.asarray(ours, np.float64), np.asarray(theirs, np.float64))
 
 
+@pytest.mark.each(1, at_most=2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_round_trip(dtype: Any, tmp_path: Path) -> None:
     stack = flax_rnn.StackedRNNCells([flax_rnn.LSTMCell(2, param_dtype=dtype), flax_rnn.GRUCell(3, param_dtype=dtype)])

@@ -23,6 +23,7 @@ def build(cell: str = "lstm", seed: int = 0, dropout: float = 0.2, size: int = 1
     )  # fmt: skip
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize(("cell", "recurrent"), [("simple_rnn", 32_896), ("lstm", 131_584), ("gru", 99_072)])
 def test_reference_setting_has_the_published_number_of_parameters(cell: str, recurrent: int) -> None:
     model = Classifier(
@@ -58,6 +59,7 @@ def test_mean_weighs_batches_by_their_reviews() -> None:
     assert score == Score(2.0, 0.6)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("cell", LAYERS)
 def test_evaluation_equals_the_definition_of_loss_and_accuracy(cell: str) -> None:
     model = build(cell)

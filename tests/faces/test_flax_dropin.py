@@ -92,6 +92,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize(("theirs", "ours"), OPTIONS, ids=str)
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 def test_options(api: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -102,6 +103,7 @@ def test_options(api: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None
     chex.assert_trees_all_close(actual, expected[::-1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 def test_sequence_lengths(api: str, reverse: bool) -> None:
@@ -116,6 +118,7 @@ def test_sequence_lengths(api: str, reverse: bool) -> None:
     np.testing.assert_allclose(outputs[used], expected[used], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize("api", ["linen", "nnx"])
 def test_any_number_of_batch_axes(api: str) -> None:
     flax, own = pair(api, "stack")

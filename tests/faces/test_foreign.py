@@ -99,6 +99,7 @@ def reader(face: str, **options: Any) -> tuple[Any, Any]:
     return (lambda x, mask, memory: layer.apply(variables, x, mask=mask, constants=memory)), variables["params"]["cell"]
 
 
+@pytest.mark.each(1, at_most=1)
 @FACES
 def test_cells_whose_output_is_unlike_their_carry_and_constants(face: str) -> None:
     run, params = reader(face, return_sequences=True, return_state=True)

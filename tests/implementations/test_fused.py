@@ -50,7 +50,7 @@ def assert_close(actual: Any, expected: Any) -> None:
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-11), actual, expected)
 
 
-@pytest.mark.each(1, at_most=3)
+@pytest.mark.each(1, at_most=2)
 @pytest.mark.parametrize(
     ("name", "masked", "options"),
     [(name, True, {"return_sequences": True, "go_backwards": True}) for name in CELLS]
@@ -73,7 +73,7 @@ def test_values_and_gradients_equal_those_of_the_plain_loop(name: str, masked: b
         assert_close(own, scan)
 
 
-@pytest.mark.each(1, at_most=1)
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["LSTM", "GRU reset before"])
 def test_it_can_be_differentiated_again(name: str) -> None:
     with jax.enable_x64():

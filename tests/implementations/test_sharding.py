@@ -119,7 +119,7 @@ def expected_everything(kind: str) -> Any:
     return alone(run_everything(kind), weights_of(kind), X)
 
 
-@pytest.mark.each(1, at_most=3)
+@pytest.mark.each(1, at_most=2)
 @pytest.mark.parametrize("kind", CELLS)
 def test_values_and_gradients_of_every_cell(mesh: Any, kind: str) -> None:
     replicated = jax.device_put(weights_of(kind), NamedSharding(mesh, P()))
@@ -142,6 +142,7 @@ def test_initial_states_and_time_major_inputs(mesh: Any) -> None:
     assert_sharded(mesh, result[1])
 
 
+@pytest.mark.each(1, at_most=1)
 def test_eager(mesh: Any) -> None:
     result = core.rnn(CELLS["stack"], weights_of("stack"), shard(mesh, X), return_state=True, **EVERYTHING)
     chex.assert_trees_all_close(result, expected_everything("stack")[1], rtol=1e-5, atol=1e-5)
@@ -157,6 +158,7 @@ def expected_both() -> Any:
     return alone(run_both, (weights_of("gru"), weights_of("lstm")), X)
 
 
+@pytest.mark.each(1, at_most=1)
 def test_both_directions(mesh: Any) -> None:
     result = jax.jit(run_both)((weights_of("gru"), weights_of("lstm")), shard(mesh, X))
     chex.assert_trees_all_close(result, expected_both(), rtol=1e-5, atol=1e-6)
@@ -172,6 +174,7 @@ def expected_gru() -> Any:
     return alone(with_gradients(lambda w, x: core.rnn(cell, w, x, mask=MASK, **FULL)), weights_of("gru"), X)
 
 
+@pytest.mark.each(1, at_most=1)
 def test_linen(mesh: Any) -> None:
     layer = linen_face.GRU(H, **FULL)
     variables = jax.jit(layer.init)(KEY, shard(mesh, X))
@@ -184,6 +187,7 @@ def test_linen(mesh: Any) -> None:
     assert_sharded(mesh, result)
 
 
+@pytest.mark.each(1, at_most=1)
 def test_linen_dropout(mesh: Any) -> None:
     layer = linen_face.RNN(cell=[linen_face.SimpleRNNCell(H, **DROPOUT)])
     variables = {"params": {"cell": {"cells_0": weights_of("simple")}}}
@@ -196,6 +200,7 @@ def test_linen_dropout(mesh: Any) -> None:
     assert_sharded(mesh, result)
 
 
+@pytest.mark.each(1, at_most=1)
 def test_nnx(mesh: Any) -> None:
     layer = nnx_face.GRU(D, H, rngs=nnx.Rngs(0), **FULL)
     nnx.update(layer.cell, weights_of("gru"))
@@ -206,6 +211,7 @@ def test_nnx(mesh: Any) -> None:
     assert_sharded(mesh, result)
 
 
+@pytest.mark.each(1, at_most=1)
 def test_nnx_dropout_and_both_directions(mesh: Any) -> None:
     forward = nnx_face.GRU(D, H, rngs=nnx.Rngs(0), **FULL, **DROPOUT)
     backward = nnx_face.LSTM(D, H, go_backwards=True, rngs=nnx.Rngs(0), **FULL, **DROPOUT)

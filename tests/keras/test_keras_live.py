@@ -91,6 +91,7 @@ def test_activations_and_biases(cell: Any) -> None:
     oracle.assert_close(*run_both(cell, SEQUENCES | {"mask": HOLES}), 2e-6)
 
 
+@pytest.mark.each(1, at_most=3)
 @pytest.mark.parametrize("name", CELLS)
 def test_gradients(name: str) -> None:
     cell = CELLS[name]

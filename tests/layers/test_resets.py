@@ -34,6 +34,7 @@ def in_pieces(layer: Any, x: np.ndarray, state: Any, backwards: bool) -> tuple[n
     return outputs, jax.tree.map(lambda *rows: np.concatenate(rows), *finals)
 
 
+@pytest.mark.each(1)
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("name", CELLS)
 def test_a_reset_begins_a_new_sequence(name: str, backwards: bool) -> None:

@@ -107,6 +107,7 @@ def test_any_options_equal_the_oracle(data: st.DataObject) -> None:
     oracle.assert_close(result, expect(cell, weights, x, state, options))
 
 
+@pytest.mark.each(1, at_most=3)
 @pytest.mark.parametrize("name", CELLS)
 def test_padding_changes_nothing(name: str) -> None:
     cell = CELLS[name]
@@ -162,6 +163,7 @@ def test_state_continues_a_sequence(name: str) -> None:
     oracle.assert_close(run(x[:, 3:], run(x[:, :3], state)[1]), whole, 1e-12)
 
 
+@pytest.mark.each(1, at_most=2)
 @pytest.mark.parametrize("name", CELLS)
 def test_vmap(name: str) -> None:
     cell = CELLS[name]
