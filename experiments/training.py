@@ -57,8 +57,8 @@ class Batch(NamedTuple):
 class State(NamedTuple):
     """Whatever a step of training changes: weights, the counters of the random keys, the optimizer's moments."""
 
-    params: nnx.State
-    keys: nnx.State
+    params: nnx.State[Any, Any]
+    keys: nnx.State[Any, Any]
     moments: optax.OptState
 
 
@@ -80,7 +80,7 @@ def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) ->
     """The state of ``model`` at the start of training, and the functions that change and judge it."""
     graph, params, keys = nnx.split(model, nnx.Param, ...)
 
-    def loss(params: nnx.State, keys: nnx.State, batch: Batch, training: bool) -> Any:
+    def loss(params: Any, keys: Any, batch: Batch, training: bool) -> Any:
         model = nnx.merge(graph, params, keys, copy=True)
         if not training:
             model.eval()

@@ -33,7 +33,8 @@ def compiler_options(platform: str | None = None) -> dict[str, Any]:
         case "gpu" | "cuda":
             kinds = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
             return {"xla_gpu_enable_command_buffer": kinds, "xla_gpu_graph_min_graph_size": 1}
-    return {}
+        case _:
+            return {}
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
 # Most of the time goes into compiling what runs once. Numbers are not the same to the last bit, here and in processes
@@ -64,11 +65,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node) -> None:
+def pytest_testnodedown(node: Any) -> None:
     output = getattr(node, "workeroutput", {})
     node.config.stash[count_left_out] = output.get("left_out", node.config.stash.get(count_left_out, 0))
 
 
-def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if count := config.stash.get(count_left_out, 0):
         terminalreporter.write_line(f"{count} more tests, of further combinations, run with --full")

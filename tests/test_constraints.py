@@ -170,7 +170,7 @@ def test_nnx_optimizer() -> None:
         return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
     @nnx.jit
-    def step(model: Model, optimizer: nnx.Optimizer, x: jax.Array) -> None:
+    def step(model: Model, optimizer: nnx.Optimizer[Any], x: jax.Array) -> None:
         optimizer.update(model, nnx.grad(lambda model: model(x).sum())(model))
 
     free, new = trained(), trained(constrain(kernel="non_neg", recurrent=max_norm(0.3)))

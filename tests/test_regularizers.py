@@ -17,7 +17,7 @@ from flax_rnn import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells, regulari
 from flax_rnn.regularizers import activity, get, l1, l1_l2, l2, orthogonal, penalty
 
 B, T, D, H = 3, 4, 3, 2
-PAIRS = {
+PAIRS: dict[str, tuple[Any, Any]] = {
     "l1(0.3)": (l1(0.3), keras.regularizers.L1(0.3)),
     "l2(0.2)": (l2(0.2), keras.regularizers.L2(0.2)),
     "l1_l2(0.1, 0.3)": (l1_l2(0.1, 0.3), keras.regularizers.L1L2(0.1, 0.3)),
@@ -29,7 +29,7 @@ PAIRS = {
     "orthogonal_regularizer": (get("orthogonal_regularizer"), keras.regularizers.get("orthogonal_regularizer")),
 }
 # Of Keras and ours: distinct ones for the three kinds of weights.
-THEIRS = {
+THEIRS: dict[str, Any] = {
     "kernel_regularizer": keras.regularizers.L1(0.3),
     "recurrent_regularizer": keras.regularizers.OrthogonalRegularizer(0.4),
     "bias_regularizer": keras.regularizers.L2(0.2),

@@ -41,7 +41,7 @@ def apply(case: Case, implementation: str) -> with_jax.Apply:
     )
 
     def function(params: Any, x: jax.Array, extras: dict[str, Any]) -> jax.Array:
-        options = {"return_sequences": True, "implementation": implementation, **extras}
+        options: dict[str, Any] = {"return_sequences": True, "implementation": implementation, **extras}
         if case.directions == 2:
             return flax_rnn.bidirectional((cell, cell), params[0], x, **options)
         if case.depth > 1:

@@ -81,7 +81,7 @@ def check_masks(argument: str, cell: Cell, masks: Masks, inputs: jax.Array) -> M
 
 
 def _broadcast(where: str, masks: Any, gates: int, shape: tuple[int, ...]) -> tuple[jax.Array, ...] | None:
-    if not masks:
+    if masks is None or (isinstance(masks, tuple | list) and len(masks) == 0):
         return None
     if not isinstance(masks, tuple | list) or len(masks) not in (1, gates):
         got = len(masks) if isinstance(masks, tuple | list) else type(masks).__name__

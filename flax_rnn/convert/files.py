@@ -11,7 +11,7 @@ import io
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from flax_rnn.convert.errors import ConversionError, require
@@ -108,7 +108,7 @@ def _member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _open(source: Any, max_bytes: int) -> Iterator[Reader]:
+def _open(source: Any, max_bytes: int) -> Generator[Reader]:
     with require("h5py").File(source, "r") as file:
         if (sizes := file.id.get_create_plist().get_sizes()) != (8, 8):
             raise ConversionError(f"expected addresses and lengths of 8 bytes, got {sizes}")

@@ -13,7 +13,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ _ERRORS = (
 
 
 @contextlib.contextmanager
-def errors_name(path: Any) -> Iterator[None]:
+def errors_name(path: Any) -> Generator[None]:
     """Whatever goes wrong inside is a ``ConversionError`` that names the file; a missing file stays an ``OSError``."""
     try:
         yield

@@ -10,7 +10,7 @@ Source: HDF5 File Format Specification, version 3.0, III.E "Disk Format: Level 1
 import contextlib
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from flax_rnn.convert.errors import ConversionError
@@ -53,7 +53,7 @@ def _walk(content: Any, start: int) -> None:
 
 
 @contextlib.contextmanager
-def _content(source: Any) -> Iterator[Any]:
+def _content(source: Any) -> Generator[Any]:
     """What is in a file, without reading all of it at once."""
     if hasattr(source, "getbuffer"):
         with source.getbuffer() as content:

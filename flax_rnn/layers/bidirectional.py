@@ -66,7 +66,8 @@ def merge(forward: jax.Array, backward: jax.Array, merge_mode: str | None) -> An
             return (forward + backward) / 2
         case "mul":
             return forward * backward
-    return forward, backward
+        case _:
+            return forward, backward
 
 
 def bidirectional(

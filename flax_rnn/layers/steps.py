@@ -74,21 +74,17 @@ def _mask(mask: Any, seq_lengths: Any, shape: tuple[int, ...], time_axis: int) -
     if mask is not None:
         raise ValueError("mask, seq_lengths: expected at most one of them, got both")
     count = shape[time_axis]
-    if hasattr(seq_lengths, "clip") and _integers(seq_lengths):  # ahead of jax, which cuts integers of 64 bits in half
-        seq_lengths = seq_lengths.clip(max=min(count, jnp.iinfo(seq_lengths.dtype).max))
-    lengths = jnp.asarray(seq_lengths)
-    if not _integers(lengths):
+    lengths = seq_lengths if hasattr(seq_lengths, "dtype") else jnp.asarray(seq_lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"seq_lengths: expected integers, got dtype {lengths.dtype}")
+    # Ahead of jax, which cuts integers of 64 bits in half.
+    lengths = jnp.asarray(lengths.clip(0, min(count, jnp.iinfo(lengths.dtype).max)))
     expected = shape[:time_axis] + shape[time_axis + 1 :]
     if lengths.shape != expected:
         axes = "(B,)" if len(expected) == 1 else "(*batch,)"
         raise ValueError(f"seq_lengths: expected shape {axes} = {expected}, got {lengths.shape}")
     places = jax.lax.broadcasted_iota(jnp.int32, shape, time_axis)
     return places < jnp.expand_dims(lengths.astype(jnp.int32), time_axis)
-
-
-def _integers(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.integer)
 
 
 def _booleans(argument: str, value: Any, shape: tuple[int, ...], time_major: bool) -> jax.Array | None:

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from flax_rnn.layers.stateful import reset
 
 
-class RecurrentState(nnx.Variable):
+class RecurrentState(nnx.Variable[Any]):
     """The carry that a stateful layer keeps for its next call; ``None`` until there is one."""
 
 

@@ -39,6 +39,7 @@ def test_sparsemax_projects_onto_the_simplex_unlike_that_of_keras() -> None:
     for row, projection in zip(x, ours, strict=True):
         # The projection is max(row - level, 0) at the level that makes its sum 1, found here by bisection.
         low, high = row.min() - 1, row.max()
+        level = low
         for _ in range(60):
             level = (low + high) / 2
             low, high = (level, high) if np.maximum(row - level, 0).sum() > 1 else (low, level)

@@ -122,7 +122,7 @@ def test_half_precision_keeps_integrated_state_in_float32(cls: Any, dtype: Any) 
     rng = np.random.default_rng(3)
     weights = jax.tree.map(jnp.float32, oracle.random_weights(cell, D, rng))
     x = rng.normal(size=(B, D))
-    carry = zero_carry(cell, (B, D))
+    carry, output = zero_carry(cell, (B, D)), None
     for _ in range(3):
         carry, output = apply_cell(cell, weights, carry, jnp.float32(x))
         assert output.dtype == dtype

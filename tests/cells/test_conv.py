@@ -308,6 +308,7 @@ def test_masks_are_those_of_the_documented_keys_and_do_not_change_over_time() ->
     masks = cell.dropout_masks(KEY, x[:, 0])
     assert isinstance(masks, DropoutMasks)
     expected: Any = state
+    output: Any = None
     step = jax.jit(functools.partial(apply_cell, cell, weights, masks=masks))
     for t in range(T):
         expected, output = step(expected, x[:, t])

@@ -65,7 +65,7 @@ def test_masks_differ_between_gates_samples_and_keys() -> None:
 def test_gates_share_the_mask_of_the_inputs_unless_there_is_recurrent_dropout(name: str) -> None:
     cls, gates = CELLS[name]
 
-    def counts(**rates: float) -> tuple[int | None, int | None]:
+    def counts(**rates: Any) -> tuple[int | None, int | None]:
         masks = cls(H, **rates).dropout_masks(KEY, jnp.ones((B, D)))
         assert isinstance(masks, DropoutMasks)
         assert all(mask.shape == (B, D) for mask in masks.inputs or ())

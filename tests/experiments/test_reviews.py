@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,9 +184,10 @@ def test_auto_goes_on_without_tensorflow_datasets(
         ({"limit": 0}, "limit must be at least 1, got 0"),
     ],
 )
-def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    arguments = {"source": "generated", **arguments}
     with pytest.raises(ValueError, match=message):
-        reviews.load(**{"source": "generated", **arguments})
+        reviews.load(**arguments)
 
 
 @pytest.mark.full

@@ -114,6 +114,7 @@ def test_training_draws_new_dropout_masks_at_each_step() -> None:
 def test_training_learns_a_rule_and_reports_on_the_way() -> None:
     state, steps = compile_steps(build("gru", dropout=0.0), optax.adam(1e-2))
     seen: list[int] = []
+    curve: Any = None
     for _ in range(30):
         state, curve = train_epoch(
             steps, state, batches(TOKENS, LABELS, 16, np.arange(70)), every=2,

@@ -379,7 +379,7 @@ def test_bidirectional_of_another_layer_and_of_a_stack() -> None:
         both = Bidirectional(forward, backward_layer=backward)
         variables = initialized(both, x)
         layers = {"forward_layer": forward, "backward_layer": backward or RNN(stack())}
-        outputs = [layer.apply({"params": variables["params"][name]}, x) for name, layer in layers.items()]
+        outputs: Any = [layer.apply({"params": variables["params"][name]}, x) for name, layer in layers.items()]
         chex.assert_trees_all_close(both.apply(variables, x), jnp.concatenate(outputs, -1), rtol=1e-6)
 
 

@@ -328,7 +328,7 @@ def test_training_lowers_a_loss() -> None:
         return jnp.mean((model(x, training=training) - y) ** 2)
 
     @nnx.jit
-    def step(model: Bidirectional, optimizer: nnx.Optimizer) -> jax.Array:
+    def step(model: Bidirectional, optimizer: nnx.Optimizer[Any]) -> jax.Array:
         loss, gradients = nnx.value_and_grad(loss_of)(model)
         optimizer.update(model, gradients)
         return loss
@@ -369,6 +369,7 @@ def test_vmap_over_models_and_over_inputs() -> None:
     assert models.cell.kernel.shape == (2, D, 4 * H)
     outputs = nnx.jit(nnx.vmap(lambda model, x: model(x)))(models, x)
     graphdef, state = nnx.split(models)
+    every: Any = None
     for i in range(2):
         model = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state))
         every = jax.jit(jax.vmap(model))(x)

@@ -98,6 +98,8 @@ def test_any_options_equal_the_oracle(data: st.DataObject) -> None:
             options["seq_lengths"] = np.array(
                 data.draw(st.lists(st.integers(0, steps), min_size=batch, max_size=batch))
             )
+        case _:
+            pass
     weights, x, state = problem(cell, batch, steps, data.draw(st.integers(0, 99)))
     state = state if data.draw(st.booleans()) else None
     x = x.swapaxes(0, 1) if options["time_major"] else x

@@ -11,13 +11,11 @@ import sys
 SOURCES = pathlib.Path(__file__).parent / "src"
 
 # The compiler's options, from the widest vectors to those that every processor has.
-OPTIONS: dict[str, tuple[str, ...]] = {"_kernels": ()}
-if platform.machine() in ("x86_64", "AMD64"):
-    OPTIONS = {
-        "_kernels_v4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
-        "_kernels_v3": ("-march=x86-64-v3",),
-        **OPTIONS,
-    }
+_OF_X86: dict[str, tuple[str, ...]] = {
+    "_kernels_v4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "_kernels_v3": ("-march=x86-64-v3",),
+}
+OPTIONS = {**(_OF_X86 if platform.machine() in ("x86_64", "AMD64") else {}), "_kernels": ()}
 
 
 def file_name(build: str) -> str:
