@@ -63,16 +63,17 @@ def steps_of(cell: Cell, inputs: ArrayLike, mask: Any, seq_lengths: Any, resets:
         raise ValueError(f"inputs: expected at least one time step, got shape {x.shape} with axes {axes}")
     shape = x.shape[: steps.batch_axes + 1]
     return steps._replace(
-        mask=_mask(mask, seq_lengths, shape, steps.time_axis), resets=_booleans("resets", resets, shape, time_major)
+        mask=_mask(mask, seq_lengths, shape, steps), resets=_booleans("resets", resets, shape, time_major)
     )
 
 
-def _mask(mask: Any, seq_lengths: Any, shape: tuple[int, ...], time_axis: int) -> jax.Array | None:
+def _mask(mask: Any, seq_lengths: Any, shape: tuple[int, ...], steps: Steps) -> jax.Array | None:
     """The mask that ``mask`` or ``seq_lengths`` stand for, or ``None``."""
     if seq_lengths is None:
-        return _booleans("mask", mask, shape, time_axis == 0)
+        return _booleans("mask", mask, shape, steps.time_major)
     if mask is not None:
         raise ValueError("mask, seq_lengths: expected at most one of them, got both")
+    time_axis = steps.time_axis
     count = shape[time_axis]
     lengths = seq_lengths if hasattr(seq_lengths, "dtype") else jnp.asarray(seq_lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
