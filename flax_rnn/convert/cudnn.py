@@ -17,7 +17,8 @@ from flax_rnn.convert.errors import ConversionError, cell_arrays, check_reset_af
 
 def is_cudnn(params: Mapping[str, Any]) -> bool:
     """Whether the weights of a cell are those of a ``CuDNN`` layer; only the shape of the bias tells."""
-    return "bias" in params and np.shape(params["bias"]) == (2 * np.shape(params["kernel"])[-1],)
+    columns = np.shape(params["kernel"])[-1:]
+    return "bias" in params and columns != () and np.shape(params["bias"]) == (2 * columns[0],)
 
 
 def from_cudnn(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

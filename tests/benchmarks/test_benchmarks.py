@@ -98,6 +98,7 @@ def test_the_end_of_a_worker_is_told_with_its_last_words(worker: Worker) -> None
         worker.ask(word="0")
 
 
+@pytest.mark.full
 def test_a_quick_comparison_with_keras(tmp_path: Path) -> None:
     pytest.importorskip("keras")
     finished = subprocess.run(

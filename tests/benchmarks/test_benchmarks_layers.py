@@ -237,6 +237,7 @@ def test_our_backward_pass_needs_less_memory() -> None:
     assert "| lstm | 8,10,16,16 | float32 | plain | 1.0 | 2.0 | 3.0 | 3.00 |" in line
 
 
+@pytest.mark.full
 def test_a_quick_look_at_memory(capsys: pytest.CaptureFixture[str]) -> None:
     memory.main(["--quick", "--cell", "simple_rnn", "--variant", "mask", "recurrent-dropout"])
     printed = capsys.readouterr().out

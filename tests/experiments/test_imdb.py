@@ -68,6 +68,7 @@ def test_made_up_reviews_are_never_called_imdb(everything: Any) -> None:
     assert "the published figures are of another data set" in finished.stdout
 
 
+@pytest.mark.full
 def test_a_seed_fixes_the_results_bit_for_bit(tmp_path: Path) -> None:
     curves = []
     for name in ("a", "b"):
@@ -78,6 +79,7 @@ def test_a_seed_fixes_the_results_bit_for_bit(tmp_path: Path) -> None:
     assert curves[0] == curves[1]
 
 
+@pytest.mark.full
 def test_auto_says_loudly_what_it_trains_on_where_there_is_no_data(tmp_path: Path) -> None:
     # A file where the folder should be: nothing can be read from it or downloaded to it.
     (tmp_path / "file").touch()
@@ -105,6 +107,7 @@ def test_help_explains_every_option() -> None:
         assert f"  {option} " in text
 
 
+@pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize(
     ("option", "value"), [("--dropout", "1.0"), ("--units", "0"), ("--cell", "mlp"), ("--data", "mnist")]
 )
@@ -114,6 +117,7 @@ def test_bad_arguments_are_named(option: str, value: str) -> None:
     assert f"argument {option}" in finished.stderr and value in finished.stderr
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not (DATA / "imdb_reviews").is_dir(), reason="the IMDB reviews are not at hand")
 def test_the_real_reviews_are_read_and_learned(tmp_path: Path) -> None:
     finished = run(
