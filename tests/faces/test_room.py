@@ -89,7 +89,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any,
     yield cell, recorded
 
 
-X = np.random.default_rng(0).normal(size=(2, 3, 2)).astype("f4")
+X: Any = np.random.default_rng(0).normal(size=(2, 3, 2)).astype("f4")
 
 
 def expected(kernel: Any, echo: Any, x: np.ndarray = X) -> np.ndarray:
@@ -164,3 +164,25 @@ def test_gradients_of_the_new_cell(room: Any) -> None:
 
     ours, reference = (jax.grad(loss)(weights, name) for name in ("fused", "recorded"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, reference)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("face", ["nnx", "linen"])
+def test_every_face_says_what_keeps_it_from_the_new_one(room: Any, face: str, form: str) -> None:
+    """Asked for by name; by itself it is passed over."""
+    cell, recorded = room
+    cells = [cell(3), cell(1)] if form == "stack" else cell(1)
+
+    def run(name: str) -> Any:
+        if face == "nnx":
+            layer: Any = flax_rnn.nnx.RNN(cells, in_features=2, rngs=nnx.Rngs(0), implementation=name)
+            return flax_rnn.nnx.Bidirectional(layer, rngs=nnx.Rngs(1))(X) if form == "bidirectional" else layer(X)
+        layer = LinenRNN(cells, implementation=name)
+        layer = flax_rnn.linen.Bidirectional(layer) if form == "bidirectional" else layer
+        return layer.init_with_output(jax.random.key(0), X)[0]
+
+    with pytest.raises(ValueError, match=r"^implementation: 'recorded' cannot be had: it is too short$"):
+        run("recorded")
+    recorded.cells.clear()
+    assert run("auto").shape == (2, 2 if form == "bidirectional" else 1)
+    assert recorded.cells == (["EchoCell"] if form == "stack" else [])
