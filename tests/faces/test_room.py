@@ -181,7 +181,7 @@ def test_every_face_says_what_keeps_it_from_the_new_one(room: Any, face: str, fo
         layer = flax_rnn.linen.Bidirectional(layer) if form == "bidirectional" else layer
         return layer.init_with_output(jax.random.key(0), X)[0]
 
-    with pytest.raises(ValueError, match=r"^implementation: 'recorded' cannot be had: it is too short$"):
+    with pytest.raises(ValueError, match=r"^implementation: 'recorded' cannot be had: it is too short"):
         run("recorded")
     recorded.cells.clear()
     assert run("auto").shape == (2, 2 if form == "bidirectional" else 1)
