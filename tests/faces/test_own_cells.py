@@ -154,6 +154,7 @@ def weights_in(tree: Any, like: Any) -> Any:
 FORMS = ("single", "stack", "bidirectional")
 
 
+@pytest.mark.each(2)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("face", ["nnx", "linen"])
