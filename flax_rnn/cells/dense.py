@@ -124,10 +124,8 @@ class DenseCell(CellArguments, Cell):
           ValueError: if ``inputs`` do not have the number of features that ``kernel`` has rows.
           TypeError: if they are not real numbers.
         """
-        _checks.floating("inputs", inputs)
-        _checks.last_axis("inputs", inputs, params["kernel"].shape[-2])
+        dtype = self._checked_dtype(params, inputs)
         params = self.plain(params)
-        dtype = self.dtype or jnp.result_type(inputs.dtype, params["kernel"].dtype)
         x, kernel = inputs.astype(dtype), params["kernel"].astype(dtype)
         dropped = (masks and masks.inputs) or ()
         if len(dropped) > 1:
@@ -139,6 +137,18 @@ class DenseCell(CellArguments, Cell):
             return tuple(gates)
         biases = self.split_gates(self.projected_bias(params["bias"]).astype(dtype))
         return tuple(gate + bias for gate, bias in zip(gates, biases, strict=True))
+
+    def projected_like(self, params: Params, inputs: jax.Array) -> tuple[jax.Array, ...]:
+        """Arrays like those that ``project`` returns; raises what it raises."""
+        dtype = self._checked_dtype(params, inputs)
+        corner = inputs[(..., *(slice(1),) * self.num_feature_axes)].astype(dtype)
+        return (jnp.broadcast_to(corner, self.mask_shapes(inputs.shape)[1]),) * self.num_gates
+
+    def _checked_dtype(self, params: Params, inputs: jax.Array) -> Dtype:
+        """The compute dtype."""
+        _checks.floating("inputs", inputs)
+        _checks.last_axis("inputs", inputs, params["kernel"].shape[-2])
+        return self.dtype or jnp.result_type(inputs.dtype, params["kernel"].dtype)
 
     def split_gates(self, array: jax.Array) -> list[jax.Array]:
         """The last axis cut into the gates' blocks."""

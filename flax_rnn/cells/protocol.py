@@ -149,6 +149,10 @@ class Cell(Protocol):
         """The part of the step that does not depend on the carry, for inputs ``(..., B, D)`` of any number of steps."""
         ...
 
+    def projected_like(self, params: Params, inputs: jax.Array) -> Projected:
+        """What has the shapes and dtypes of ``project(params, inputs)``, and takes less to trace where it can."""
+        return self.project(params, inputs)
+
     @abstractmethod
     def initial_carry(self, params: Params, projected: Projected) -> Carry:
         """The zero carry for one step of projected inputs, with their batch axes, dtype and sharding."""

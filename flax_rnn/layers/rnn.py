@@ -112,8 +112,9 @@ def _run(
     if dropout.key is not None:
         masks = cell.dropout_masks(dropout.key, first)
     # jax.jit takes arrays of an explicit mesh within that mesh only.
+    without_mesh = _mesh_of(first).empty and jax.sharding.get_abstract_mesh().empty
     lasting = loop.lasting and (_mesh_of(first).empty or not jax.sharding.get_abstract_mesh().empty)
-    carry, dtype = (_lasting_start if lasting else _start)(cell, params, first, masks)
+    carry, dtype = (_lasting_start if lasting else _start)(cell, params, first, masks, without_mesh)
     if initial_state is not None:
         given = _checks.carry_like(f"initial_state{where}", carry, initial_state)
         carry = jax.tree.map(_checks.cast_like, given, carry)
@@ -161,9 +162,11 @@ def _run_stack(
     return steps, tuple(carries)
 
 
-def _start(cell: Cell, params: Params, first: jax.Array, masks: Masks) -> tuple[Carry, jax.Array]:
+def _start(cell: Cell, params: Params, first: jax.Array, masks: Masks, without_mesh: bool) -> tuple[Carry, jax.Array]:
     """The zero carry for steps like ``first``, and an array of the compute dtype."""
-    projected = cell.project(params, first, masks)
+    # On a mesh, the product tells how the carry is laid out.
+    like = getattr(cell, "projected_like", None) if without_mesh else None
+    projected = like(params, first) if like else cell.project(params, first, masks)
     return cell.initial_carry(params, projected), jnp.zeros((), jax.tree.leaves(projected)[0].dtype)
 
 
@@ -172,7 +175,7 @@ def _evaluate(implementation: Implementation, loop: Loop, arrays: Arrays) -> tup
 
 
 # What was traced for a layer is kept for equal ones, and a call outside of `jax.jit` is one computation.
-_lasting_start = jax.jit(_start, static_argnums=0)
+_lasting_start = jax.jit(_start, static_argnums=(0, 4))
 _lasting_evaluate = jax.jit(_evaluate, static_argnums=(0, 1))
 
 
