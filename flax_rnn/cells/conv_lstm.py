@@ -176,6 +176,8 @@ class ConvLSTMCell(LSTMEquations, ConvLSTMArguments):
         self.output_axes(inputs.shape[-self.rank - 1 : -1])
         return super().project(params, inputs, masks, dot)
 
+    projected_like = LSTMEquations.projected_like
+
     @property
     def product_groups(self) -> tuple[int, ...]:
         """Every gate has a convolution of its own."""

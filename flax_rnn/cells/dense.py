@@ -40,6 +40,15 @@ class DenseCell(CellArguments, Cell):
     units: Any  # an argument of most cells
     activation: activations.Activation
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__mro__:
+            if "projected_like" in vars(base):
+                break
+            if "project" in vars(base):  # a projection of its own may have other shapes
+                cls.projected_like = Cell.projected_like
+                break
+
     @classmethod
     def of(cls, source: Any) -> Self:
         """The cell with the attributes of the same names of ``source`` for hyper-parameters, which has checked them."""

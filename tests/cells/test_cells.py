@@ -281,3 +281,27 @@ def test_step_errors() -> None:
         apply_cell(cell, weights, state[0], x)
     with pytest.raises(ValueError, match=r"in_features: expected a positive integer, got 0"):
         cell.init_params(jax.random.key(0), 0)
+
+
+class Shorter(LSTMCell):
+    """A projection of its own, of other shapes."""
+
+    def project(self, params: Any, inputs: Any, masks: Any = None, dot: Any = None) -> Any:
+        return tuple(gate[..., : self.units] for gate in super().project(params, inputs, masks))
+
+
+class Doubled(Shorter):
+    def project(self, params: Any, inputs: Any, masks: Any = None, dot: Any = None) -> Any:
+        return tuple(gate.astype(jnp.bfloat16) for gate in super().project(params, inputs, masks))
+
+
+@pytest.mark.parametrize("cell", [*CELLS, Shorter(H), Doubled(H), LSTMCell(H, dtype=jnp.bfloat16)], ids=describe)
+def test_what_is_like_a_projection_is(cell: Any) -> None:
+    weights = cell.init_params(jax.random.key(0), D)
+    for x in (jnp.ones((B, D)), jnp.ones((B, D), jnp.bfloat16), jnp.ones((2, B, D))):
+        shapes = (jax.eval_shape(of, weights, x) for of in (cell.project, cell.projected_like))
+        assert jax.tree.leaves(next(shapes)) == jax.tree.leaves(next(shapes))
+    with pytest.raises(ValueError, match=f"inputs: expected .*{D}.*, got"):
+        cell.projected_like(weights, jnp.ones((B, D + 1)))
+    with pytest.raises(TypeError, match="inputs: expected"):
+        cell.projected_like(weights, jnp.ones((B, D), bool))
