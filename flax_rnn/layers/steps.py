@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
@@ -75,7 +76,10 @@ def _mask(mask: Any, seq_lengths: Any, shape: tuple[int, ...], steps: Steps) -> 
         raise ValueError("mask, seq_lengths: expected at most one of them, got both")
     time_axis = steps.time_axis
     count = shape[time_axis]
-    lengths = seq_lengths if hasattr(seq_lengths, "dtype") else jnp.asarray(seq_lengths)
+    lengths: Any = seq_lengths
+    if not hasattr(lengths, "dtype"):
+        of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(lengths))
+        lengths = (jnp if of_jax else np).asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"seq_lengths: expected integers, got dtype {lengths.dtype}")
     # Ahead of jax, which cuts integers of 64 bits in half.

@@ -210,6 +210,8 @@ def test_lengths_below_32_bits_are_no_step() -> None:
     cell = SimpleRNNCell(H)
     outputs = flax_rnn.rnn(cell, weights(cell), X, seq_lengths=np.array([3 - 2**32, 4]), return_sequences=True)
     assert not np.any(outputs[0]) and np.all(outputs[1])
+    listed = flax_rnn.rnn(cell, weights(cell), X, seq_lengths=[3 - 2**32, 2**32 + 4], return_sequences=True)
+    np.testing.assert_array_equal(listed, outputs)
 
 
 @pytest.mark.parametrize("jitted", [False, True])
