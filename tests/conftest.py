@@ -28,13 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    named = any("::" in argument for argument in config.args)
-    if config.getoption("full") or named:
+    if any("::" in argument for argument in config.args):
         return
-    if out := selection.left_out(items):
+    full = config.getoption("full")
+    if out := selection.left_out(items, full):
         config.hook.pytest_deselected(items=[item for item in items if item in out])
         items[:] = [item for item in items if item not in out]
-        config.stash[count_left_out] = len(out)
+        config.stash[count_left_out] = 0 if full else len(out)
 
 
 @pytest.fixture(autouse=True)

@@ -87,7 +87,7 @@ def assert_same(actual: Any, expected: Any, tolerance: float = 1e-6) -> None:
     oracle.assert_close(actual, expected, tolerance)
 
 
-@pytest.mark.each(2, at_most=12)
+@pytest.mark.each(2, at_most=12, full=2)
 @pytest.mark.parametrize("which", MASKS)
 @pytest.mark.parametrize("name", CELLS)
 @IMPLEMENTATION
@@ -149,7 +149,7 @@ def test_gradients(batch: tuple[int, ...], implementation: str) -> None:
 FORMS = ("layer", "stack", "bidirectional")
 
 
-@pytest.mark.each(2, at_most=8)
+@pytest.mark.each(2, at_most=8, full=2)
 @pytest.mark.parametrize("time_major", [False, True])
 @pytest.mark.parametrize("which", MASKS)
 @pytest.mark.parametrize("form", FORMS)

@@ -1,4 +1,4 @@
-"""Which combinations of a parametrized test plain `pytest` runs; `--full` runs all of them."""
+"""Which combinations of a parametrized test plain `pytest` runs, and which `--full`."""
 
 import dataclasses
 import itertools
@@ -10,19 +10,26 @@ import pytest
 Features = frozenset[tuple[tuple[str, str], ...]]
 
 
-def left_out(items: Iterable[pytest.Item]) -> set[pytest.Item]:
-    """The items that are marked `full`, or are of a test marked `each` and add nothing to those chosen before."""
+def left_out(items: Iterable[pytest.Item], full: bool) -> set[pytest.Item]:
+    """The items that are marked `full`, or are of a test marked `each` and add nothing to those chosen before.
+
+    With `--full` those alone that `each(..., full=size)` does not choose.
+    """
     marked = [*items]
     groups: dict[Any, list[Any]] = {}
     for item in marked:
         if item.get_closest_marker("each"):
             groups.setdefault(getattr(item, "function", None), []).append(item)
-    return {item for item in marked if item.get_closest_marker("full")}.union(*map(_redundant, groups.values()))
+    out = {item for item in marked if item.get_closest_marker("full") and not full}
+    return out.union(*(_redundant(group, full) for group in groups.values()))
 
 
-def _redundant(group: Sequence[Any]) -> set[pytest.Item]:
+def _redundant(group: Sequence[Any], full: bool) -> set[pytest.Item]:
     mark: Any = group[0].get_closest_marker("each")
-    return {*group} - {*covering(group, *mark.args, **mark.kwargs)}
+    size, at_most = mark.args[0], mark.kwargs.get("at_most")
+    if full:
+        size, at_most = mark.kwargs.get("full"), None
+    return set() if size is None else {*group} - {*covering(group, size, at_most)}
 
 
 def covering(group: Sequence[Any], size: int, at_most: int | None = None) -> list[Any]:
