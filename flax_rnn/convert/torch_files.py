@@ -44,7 +44,7 @@ def is_torch(path: pathlib.Path) -> bool:
 def check_prefix(source: str, names: Iterable[str], prefix: str) -> None:
     """Raises ``ConversionError``, with the prefixes that there are, if no name begins with ``prefix``."""
     names = [*names]
-    if any(name.startswith(prefix) for name in names):
+    if not prefix or any(name.startswith(prefix) for name in names):
         return
     existing = sorted({"".join(name.rpartition(".")[:2]) for name in names})
     raise ConversionError(f"{source}: prefix: expected one of {existing[:30]}, or a part of it, got {prefix!r}")

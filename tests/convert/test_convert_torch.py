@@ -85,7 +85,7 @@ def test_errors() -> None:
     with pytest.raises(ConversionError, match=r"bias: expected shape \(8,\), got \(3,\)"):
         from_torch(state | {"bias_hh_l0": torch.ones(3)})
     with pytest.raises(ConversionError, match="expected an array that NumPy can read"):
-        from_torch({name: tensor.to(torch.bfloat16) for name, tensor in state.items()})
+        from_torch({name: tensor.to_sparse() for name, tensor in state.items()})
     with pytest.raises(ConversionError, match="expected an entry 'weight_ih_l0'"):
         from_torch({})
     gru = {"kernel": np.ones((D, 3 * H)), "recurrent_kernel": np.ones((H, 3 * H)), "bias": np.ones(3 * H)}
