@@ -80,7 +80,7 @@ def _recurrent(where: str, state: State, places: list[Place]) -> dict[Path, np.n
     for cell, (path, node) in zip(cells, nodes, strict=True):
         if {*cell} != {*node}:
             raise ConversionError(f"{where}: expected a cell with {[*cell]} at {'/'.join(path)}, got {sorted(node)}")
-        if cell["kernel"].shape[1] == 3 * cell["recurrent_kernel"].shape[0] and node.get("bias", cell).ndim == 1:
+        if "bias" in cell and len(node["bias"].shape) < cell["bias"].ndim:
             raise ConversionError(f"{where}: expected reset_after=True at {'/'.join(path)}, as in torch, got False")
         arrays |= _fitting(where, path, node, cell)
     return arrays

@@ -142,15 +142,16 @@ def test_files_that_are_refused(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
         load_torch("model.keras", Ours())
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
-def test_a_single_layer(kind: str) -> None:
+def test_a_single_layer(kind: str, use_bias: bool) -> None:
     """Both faces; `nnx.update` with what `from_torch` returns would leave the weights as they were."""
-    theirs = getattr(torch.nn, kind.removeprefix("Simple"))(D, H, batch_first=True)
+    theirs = getattr(torch.nn, kind.removeprefix("Simple"))(D, H, batch_first=True, bias=use_bias)
     x = np.random.default_rng(1).normal(size=(2, 5, D)).astype("f4")
     y = theirs(torch.from_numpy(x))[0][:, -1].detach().numpy()
-    layer = getattr(flax_rnn.nnx, kind)(D, H, rngs=nnx.Rngs(0))
+    layer = getattr(flax_rnn.nnx, kind)(D, H, use_bias=use_bias, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(load_torch(theirs.state_dict(), layer)(x), y, atol=1e-5)
-    module = getattr(flax_rnn.linen, kind)(H)
+    module = getattr(flax_rnn.linen, kind)(H, use_bias=use_bias)
     params = load_torch(theirs.state_dict(), module.init(jax.random.key(0), x)["params"])
     np.testing.assert_allclose(module.apply({"params": params}, x), y, atol=1e-5)
 
