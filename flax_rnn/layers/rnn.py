@@ -112,9 +112,9 @@ def _run(
     if dropout.key is not None:
         masks = cell.dropout_masks(dropout.key, first)
     # jax.jit takes arrays of an explicit mesh within that mesh only.
-    without_mesh = _mesh_of(first).empty and jax.sharding.get_abstract_mesh().empty
-    lasting = loop.lasting and (_mesh_of(first).empty or not jax.sharding.get_abstract_mesh().empty)
-    carry, dtype = (_lasting_start if lasting else _start)(cell, params, first, masks, without_mesh)
+    without_type, outside = _mesh_of(first).empty, jax.sharding.get_abstract_mesh().empty
+    lasting = loop.lasting and (without_type or not outside)
+    carry, dtype = (_lasting_start if lasting else _start)(cell, params, first, masks, without_type and outside)
     if initial_state is not None:
         given = _checks.carry_like(f"initial_state{where}", carry, initial_state)
         carry = jax.tree.map(_checks.cast_like, given, carry)
