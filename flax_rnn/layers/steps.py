@@ -4,7 +4,6 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
@@ -76,20 +75,24 @@ def _mask(mask: Any, seq_lengths: Any, shape: tuple[int, ...], steps: Steps) -> 
         raise ValueError("mask, seq_lengths: expected at most one of them, got both")
     time_axis = steps.time_axis
     count = shape[time_axis]
-    lengths: Any = seq_lengths
-    if not hasattr(lengths, "dtype"):
-        of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(lengths))
-        lengths = (jnp if of_jax else np).asarray(lengths)
+    lengths = jnp.asarray(jax.tree.map(lambda leaf: _clipped(leaf, count), seq_lengths))
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"seq_lengths: expected integers, got dtype {lengths.dtype}")
-    # Ahead of jax, which cuts integers of 64 bits in half.
-    lengths = jnp.asarray(lengths.clip(0, min(count, jnp.iinfo(lengths.dtype).max)))
     expected = shape[:time_axis] + shape[time_axis + 1 :]
     if lengths.shape != expected:
         axes = "(B,)" if len(expected) == 1 else "(*batch,)"
         raise ValueError(f"seq_lengths: expected shape {axes} = {expected}, got {lengths.shape}")
     places = jax.lax.broadcasted_iota(jnp.int32, shape, time_axis)
     return places < jnp.expand_dims(lengths.astype(jnp.int32), time_axis)
+
+
+def _clipped(length: Any, count: int) -> Any:
+    """An integer or an array of them within ``0 ... count``, ahead of jax, which cuts integers of 64 bits in half."""
+    if isinstance(length, int) and not isinstance(length, bool):
+        return min(max(length, 0), count)
+    if hasattr(length, "dtype") and jnp.issubdtype(length.dtype, jnp.integer):
+        return length.clip(0, min(count, jnp.iinfo(length.dtype).max))
+    return length
 
 
 def _booleans(argument: str, value: Any, shape: tuple[int, ...], time_major: bool) -> jax.Array | None:
