@@ -9,8 +9,9 @@ from typing import Any
 os.environ["KERAS_BACKEND"] = "jax"
 # Most of the time goes into compiling what runs once. Numbers are not the same to the last bit, here and in processes
 # that tests start, as those of a user's are not from one processor to the next.
-FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
+).strip()
 
 import jax
 import pytest
