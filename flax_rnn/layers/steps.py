@@ -88,11 +88,11 @@ def _mask(mask: Any, seq_lengths: Any, shape: tuple[int, ...], steps: Steps) -> 
 
 def _clipped(length: Any, count: int) -> Any:
     """An integer or an array of them within ``0 ... count``, ahead of jax, which cuts integers of 64 bits in half."""
-    if isinstance(length, int) and not isinstance(length, bool):
-        return min(max(length, 0), count)
-    if hasattr(length, "dtype") and jnp.issubdtype(length.dtype, jnp.integer):
-        return length.clip(0, min(count, jnp.iinfo(length.dtype).max))
-    return length
+    if not hasattr(length, "dtype"):
+        return min(max(length, 0), count) if type(length) is int else length
+    if not jnp.issubdtype(length.dtype, jnp.integer):
+        return length
+    return length.clip(0, min(count, jnp.iinfo(length.dtype).max))
 
 
 def _booleans(argument: str, value: Any, shape: tuple[int, ...], time_major: bool) -> jax.Array | None:
