@@ -29,6 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.full
 def test_memory_that_is_kept_is_not_fetched_again() -> None:
     runs = [
         subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, timeout=120)

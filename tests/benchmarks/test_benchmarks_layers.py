@@ -245,6 +245,7 @@ def test_a_quick_look_at_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| simple_rnn | 8,10,16,16 | float32 | recurrent-dropout |" in printed
 
 
+@pytest.mark.full
 def test_a_quick_run_from_end_to_end() -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "benchmarks.layers", "--quick", "--cell", "lstm", "--against", "flax-linen"],

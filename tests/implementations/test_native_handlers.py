@@ -82,6 +82,7 @@ ARRAYS = [
 ]
 
 
+@pytest.mark.each(2, at_most=40)
 @pytest.mark.parametrize(("target", "name", "array"), ARRAYS, ids=lambda part: part.removeprefix("flax_rnn_"))
 def test_an_array_that_is_too_short_is_refused_by_name(target: str, name: str, array: str) -> None:
     """Along any of its axes, or with one axis fewer."""

@@ -70,6 +70,7 @@ def test_pairs_of_different_cells_take_initial_states_unlike_in_keras() -> None:
     oracle.assert_close(result, jnp.concatenate(expected, -1), 2e-6)
 
 
+@pytest.mark.full
 def test_pairs_of_stacks() -> None:
     cells = CELLS["LSTM"]
     stack = StackedRNNCells(cells)
