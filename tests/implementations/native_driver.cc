@@ -110,8 +110,8 @@ class Problem {
 
 template <typename Cell>
 void TestThreads() {
-  const Sizes all[] = {{7, 5, 3, 21}, {1, 1, 1, 1}, {16, 9, 17, 70}, {0, 3, 2, 4},
-                       {3, 0, 2, 4},  {2, 3, 0, 4}, {2, 3, 4, 0}};
+  const Sizes all[] = {{7, 5, 3, 21}, {1, 1, 1, 1}, {16, 9, 17, 70},  {0, 3, 2, 4},  {3, 0, 2, 4},
+                       {2, 3, 0, 4},  {2, 3, 4, 0}, {40, 12, 10, 64}, {2, 9, 9, 250}};
   for (const Sizes& sizes : all)
     for (int64_t masks : {0, 1, Cell::kGates})
       for (bool reverse : {false, true}) {
@@ -156,6 +156,52 @@ void TestExceptions() {
   }
 }
 
+// All that take part meet at each barrier, however many come in time.
+void TestTogether() {
+  for (int64_t repeat = 0; repeat < 50; ++repeat) {
+    Threads pool(4);
+    Meeting meeting;
+    std::vector<int> steps(4);
+    int64_t count = 0;
+    bool together = true;
+    Together(pool, 4, std::chrono::microseconds(repeat * 20),
+             [&](int64_t index, int64_t threads, const std::atomic<bool>& abandoned) {
+               Barrier barrier(meeting, threads, abandoned);
+               for (int step = 1; step <= 20; ++step) {
+                 steps[index] = step;
+                 barrier.Wait();
+                 if (index == 0) {
+                   count = threads;
+                   together = together && std::count(steps.begin(), steps.begin() + threads, step) == threads;
+                 }
+                 barrier.Wait();
+               }
+             });
+    Require(together && std::count(steps.begin(), steps.end(), 20) == count, "threads do not wait for one another");
+  }
+}
+
+// One that throws keeps nobody waiting.
+void TestAbandoned() {
+  for (int64_t repeat = 0; repeat < 50; ++repeat) {
+    Threads pool(4);
+    Meeting meeting;
+    std::string caught;
+    try {
+      Together(pool, 4, std::chrono::milliseconds(5),
+               [&](int64_t index, int64_t threads, const std::atomic<bool>& abandoned) {
+                 Barrier barrier(meeting, threads, abandoned);
+                 barrier.Wait();
+                 if (index == repeat % threads) throw std::runtime_error("thrown");
+                 barrier.Wait();
+               });
+    } catch (const std::runtime_error& error) {
+      caught = error.what();
+    }
+    Require(caught == "thrown", "an exception of threads that are together is lost");
+  }
+}
+
 // A pool that has no memory for tasks costs no more than the threads.
 void TestPoolThatThrows() {
   struct Full {
@@ -165,6 +211,10 @@ void TestPoolThatThrows() {
   std::vector<int> calls(9);
   ForEach(pool, 0, [](int64_t) {}, calls.size(), [&](int64_t index) { ++calls[index]; });
   Require(calls == std::vector<int>(9, 1), "calls are lost");
+  int64_t alone = 0;
+  Together(pool, 4, std::chrono::microseconds(5),
+           [&](int64_t index, int64_t threads, const std::atomic<bool>&) { alone += index == 0 && threads == 1; });
+  Require(alone == 1, "the calling thread is not alone");
 }
 
 }  // namespace
@@ -174,6 +224,8 @@ int main() {
   flax_rnn::Cells::ForAll([](auto cell) { flax_rnn::TestThreads<decltype(cell)>(); });
   flax_rnn::TestOrder();
   flax_rnn::TestExceptions();
+  flax_rnn::TestTogether();
+  flax_rnn::TestAbandoned();
   flax_rnn::TestPoolThatThrows();
   std::puts("as expected");
 }

@@ -87,7 +87,11 @@ def test_values_equal_the_oracle(name: str, dropout: str, masked: bool, loop: st
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(
     ("batch", "steps", "features", "units"),
-    [(1, 1, 1, 1), (2, 3, 5, 16), (13, 2, 17, 33), (64, 4, 3, 64), (3, 140, 8, 70)],
+    [
+        *[(1, 1, 1, 1), (2, 3, 5, 16), (13, 2, 17, 33), (64, 4, 3, 64), (3, 140, 8, 70)],
+        (5, 2, 7, 128),  # whose matrices are read where they lie
+        (2, 9, 9, 256),  # whose units threads divide
+    ],
     ids=lambda n: str(n),
 )
 def test_every_size(name: str, batch: int, steps: int, features: int, units: int, use_bias: bool) -> None:
@@ -255,9 +259,10 @@ def test_an_empty_batch() -> None:
     jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), gradient)
 
 
-def test_the_same_bits_each_time_and_from_many_threads() -> None:
-    cell = flax_rnn.LSTMCell(40, dropout=0.1, recurrent_dropout=0.1)
-    weights, x, _, _ = narrow(problem(cell, 33, 20, 9)[:3]) + (None,)  # noqa: RUF005
+@pytest.mark.parametrize(("batch", "units"), [(33, 40), (2, 256)])  # threads divide rows, and units
+def test_the_same_bits_each_time_and_from_many_threads(batch: int, units: int) -> None:
+    cell = flax_rnn.LSTMCell(units, dropout=0.1, recurrent_dropout=0.1)
+    weights, x, _, _ = narrow(problem(cell, batch, 20, 9)[:3]) + (None,)  # noqa: RUF005
     step = jax.jit(
         jax.value_and_grad(
             lambda w: flax_rnn.rnn(cell, w, x, dropout_key=jax.random.key(0), implementation="native").sum()

@@ -1,12 +1,14 @@
 // The cells that have kernels: what is added here, and to KERNELS of flax_rnn.implementations.native.kernels, is one
-// more. A cell's struct has the loops `Forward` and `Backward` over all steps of some rows of the batch, the matrices
-// that `Forward` reads as `Pack`, and says how many blocks of H columns its arrays have:
+// more. A cell's struct has the loops `Forward` and `Backward` over all steps for some rows of the batch and some of
+// the units, what the threads share that run the same rows as `Forwards` and `Backwards`, the matrices that `Forward`
+// reads as `Pack`, and says how many blocks of H columns its arrays have:
 //
 //   kName            how Python calls it
 //   kGates           of the weights
 //   kSums            of the sums of products, and of the bias; the state's part of the last gate is the last sum
 //   kSaved, kExtra   of what the backward pass needs beside h: the values of gates, and one more sequence or none
 //   kCell            of c in the carry
+//   kPart            how many units a thread has at least
 //   kProductOfExtra  whether the last gate's product is with the extra sequence in place of h
 
 #ifndef FLAX_RNN_CELLS_H_

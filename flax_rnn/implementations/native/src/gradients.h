@@ -12,49 +12,45 @@
 
 namespace flax_rnn {
 
-// `count` gates from `first` on, of `total` in a row.
-struct Gates {
-  int first, count, total;
-};
-
-// to (rows, N) = sums (rows, total * H) @ panels, of some gates; or += where `Add`. Row r has the dropout mask of
-// (first + r) / repeats.
+// Columns of to (rows, N) = sums (rows, total * H) @ panels, of some gates; or += where `Add`. Row r has the dropout
+// mask of (first + r) / repeats.
 template <bool Add>
-inline void MultiplyTransposed(const TransposedPanels& panels, const DropoutMasks& masks, Gates gates,
-                               const float* sums, int64_t first, int64_t rows, int64_t repeats, float* to) {
-  const int64_t units = panels.units(), size = panels.size();
+inline void MultiplyTransposed(const TransposedPanels& transposed, Range panels, const DropoutMasks& masks, Gates gates,
+                               const float* sums, Range rows, int64_t repeats, float* to) {
+  const int64_t units = transposed.units(), size = transposed.size();
   const int parts = masks.count > 1 ? gates.count : 1, depth = gates.count / parts * units;
-  for (int64_t wide = 0; wide < size; wide += kWide * kLanes)
-    ForTiles(rows, [&](int64_t tile, auto tile_size) {
-      constexpr int R = decltype(tile_size)::value;
-      for (int part = 0; part < parts; ++part) {
-        const int64_t column = gates.first * units + part * depth;
-        const float* const operand = sums + tile * gates.total * units + column;
-        Vector products[R][kWide] = {};
-        Multiply<true>(products, &operand, {gates.total * units}, depth, panels.at(wide, column));
-        for (int r = 0; r < R; ++r)
-          for (int n = 0; n < kWide && wide + n * kLanes < size; ++n) {
-            const int64_t place = wide + n * kLanes, lanes = size - place;
-            Vector product = products[r][n];
-            if (masks.count > 0)
-              product *= Load(masks.Of(gates.first + part, size) + (first + tile + r) / repeats * size + place, lanes);
-            float* const at = to + (tile + r) * size + place;
-            Store(at, Add || part > 0 ? Load(at, lanes) + product : product, lanes);
-          }
-      }
-    });
+  ForTiles<kWide>(rows.size(), panels, [&](int64_t row, int64_t panel, auto tile) {
+    constexpr int R = tile.kRows, P = tile.kPanels;
+    for (int part = 0; part < parts; ++part) {
+      const int64_t column = gates.first * units + part * depth;
+      Vector products[P][R][kWide] = {};
+      Multiply(products, {sums + row * gates.total * units + column, gates.total * units}, depth,
+               transposed.At(panel, column));
+      for (int r = 0; r < R; ++r)
+        for (int n = 0; n < P * kWide; ++n) {
+          const int64_t place = (panel * kWide + n) * kLanes, lanes = size - place;
+          if (lanes <= 0) break;
+          Vector product = products[n / kWide][r][n % kWide];
+          if (masks.count > 0)
+            product *=
+                Load(masks.Of(gates.first + part, size) + (rows.first + row + r) / repeats * size + place, lanes);
+          float* const at = to + (row + r) * size + place;
+          Store(at, Add || part > 0 ? Load(at, lanes) + product : product, lanes);
+        }
+    }
+  });
 }
 
 // What a gate's block of a weight was multiplied with: rows of `size` numbers at `values` (B, T, size), or, where
 // `before` is given, those one step earlier, and (B, size) there ahead of the first; and the dropout mask (B, size) or
 // nullptr.
-struct Rows {
+struct Factor {
   const float* values;
   const float* before;
   const float* mask;
   int64_t size;
 
-  bool operator!=(const Rows& other) const {
+  bool operator!=(const Factor& other) const {
     return values != other.values || before != other.before || mask != other.mask;
   }
 };
@@ -62,7 +58,7 @@ struct Rows {
 // One of the weights: for each gate its rows, and which gate of the sums belongs to it; and its gradient (N, columns *
 // H).
 struct Weight {
-  std::vector<Rows> rows;
+  std::vector<Factor> rows;
   std::vector<int> from;
   float* gradient;
 };
@@ -83,17 +79,19 @@ class WeightsGradients {
   void Compute(int64_t part, int64_t threads) const {
     const int64_t columns = ColumnParts(threads), column = part % columns, row = part / columns;
     const int64_t first_block = Blocks() * column / columns, last_block = Blocks() * (column + 1) / columns;
-    std::vector<std::vector<float>> operands(weights_.size());
-    std::vector<float> panel(kSteps * kSize);
+    std::vector<Buffer> operands;
+    for (const Weight& weight : weights_)
+      operands.emplace_back((weight.rows[0].size / RowParts(threads) + kTall) * kSteps);
+    Buffer panel(kSteps * kSize);
     const int64_t steps = layer_.batch * layer_.steps;
     for (int64_t step = 0; step < steps; step += kSteps) {
       const int64_t count = std::min(kSteps, steps - step);
-      std::vector<const Rows*> packed(weights_.size());
+      std::vector<const Factor*> packed(weights_.size());
       for (int64_t block = first_block; block < last_block; ++block) {
         int packed_from = -1;
         for (size_t index = 0; index < weights_.size(); ++index) {
           const Weight& weight = weights_[index];
-          const Rows& rows = weight.rows[block / BlocksOfGate()];
+          const Factor& rows = weight.rows[block / BlocksOfGate()];
           const int64_t first = rows.size * row / RowParts(threads), last = rows.size * (row + 1) / RowParts(threads);
           if (packed[index] == nullptr || rows != *packed[index])
             PackOperand(rows, first, last, step, count, operands[index]);
@@ -104,11 +102,11 @@ class WeightsGradients {
             if (row == 0) AddToBias(from, block, count, panel, step > 0);
           }
           packed_from = from;
-          for (int64_t tile = first; tile < last; tile += kRows) {
-            Vector products[kRows][kWide] = {};
-            const float* const operand = operands[index].data() + (tile - first) * kSteps;
-            Multiply<true>(products, &operand, {1, kRows}, count, panel.data());
-            Write(products, weight, tile, std::min<int64_t>(kRows, last - tile), block, step > 0);
+          for (int64_t tile = first; tile < last; tile += kTall) {
+            Vector products[1][kTall][kWide] = {};
+            Multiply(products, {operands[index].data() + (tile - first) * kSteps, 1, kTall}, count,
+                     {panel.data(), 0, kSize, kLanes});
+            Write(products[0], weight, tile, std::min<int64_t>(kTall, last - tile), block, step > 0);
           }
         }
       }
@@ -118,6 +116,7 @@ class WeightsGradients {
  private:
   static constexpr int64_t kSteps = 128;  // whose panel fits into the first cache
   static constexpr int64_t kSize = kWide * kLanes;
+  static constexpr int kTall = kRows<kWide>;
 
   int64_t Columns() const { return weights_[0].rows.size(); }
   int64_t BlocksOfGate() const { return (layer_.units + kSize - 1) / kSize; }
@@ -126,47 +125,46 @@ class WeightsGradients {
   int64_t RowParts(int64_t threads) const { return (threads + ColumnParts(threads) - 1) / ColumnParts(threads); }
   int64_t UnitOf(int64_t block) const { return block % BlocksOfGate() * kSize; }
 
-  void PackOperand(const Rows& rows, int64_t first, int64_t last, int64_t step, int64_t count,
-                   std::vector<float>& operand) const {
+  void PackOperand(const Factor& rows, int64_t first, int64_t last, int64_t step, int64_t count,
+                   Buffer& operand) const {
     const int64_t start = layer_.reverse ? layer_.steps - 1 : 0, earlier = layer_.reverse ? rows.size : -rows.size;
-    operand.resize((last - first + kRows - 1) / kRows * kRows * kSteps);
     for (int64_t k = 0; k < count; ++k) {
       const int64_t place = step + k, b = place / layer_.steps;
       const float* from = rows.values + place * rows.size;
       if (rows.before != nullptr) from = place % layer_.steps == start ? rows.before + b * rows.size : from + earlier;
       const float* const mask = rows.mask == nullptr ? nullptr : rows.mask + b * rows.size;
-      for (int64_t row = first; row < last; row += kRows) {
-        float* const to = operand.data() + (row - first) * kSteps + k * kRows;
+      for (int64_t row = first; row < last; row += kTall) {
+        float* const to = operand.data() + (row - first) * kSteps + k * kTall;
         if (layer_.Masked(place))
-          std::fill_n(to, kRows, 0.0f);  // and not what is there, which may be NaN
-        else if (row + kRows <= last)
-          std::memcpy(to, from + row, kRows * sizeof(float));
+          std::fill_n(to, kTall, 0.0f);  // and not what is there, which may be NaN
+        else if (row + kTall <= last)
+          std::memcpy(to, from + row, kTall * sizeof(float));
         else
-          std::copy(from + row, from + last, to);
+          std::fill(std::copy(from + row, from + last, to), to + kTall, 0.0f);
         if (mask == nullptr) continue;
-        for (int64_t n = 0; n < std::min<int64_t>(kRows, last - row); ++n) to[n] *= mask[row + n];
+        for (int64_t n = 0; n < std::min<int64_t>(kTall, last - row); ++n) to[n] *= mask[row + n];
       }
     }
   }
 
-  void PackSums(int from, int64_t block, int64_t step, int64_t count, std::vector<float>& panel) const {
+  void PackSums(int from, int64_t block, int64_t step, int64_t count, Buffer& panel) const {
     const int64_t units = layer_.units;
     for (int64_t k = 0; k < count; ++k)
-      for (int n = 0; n < kWide && UnitOf(block) + n * kLanes < units; ++n) {
+      for (int n = 0; n < kWide; ++n) {
         const int64_t unit = UnitOf(block) + n * kLanes;
-        Store(panel.data() + k * kSize + n * kLanes,
-              Load(sums_ + ((step + k) * total_ + from) * units + unit, units - unit));
+        const float* const sums = sums_ + ((step + k) * total_ + from) * units + unit;
+        Store(panel.data() + k * kSize + n * kLanes, unit < units ? Load(sums, units - unit) : Vector{});
       }
   }
 
-  void AddToBias(int from, int64_t block, int64_t count, const std::vector<float>& panel, bool add) const {
+  void AddToBias(int from, int64_t block, int64_t count, const Buffer& panel, bool add) const {
     Vector totals[kWide] = {};
     for (int64_t k = 0; k < count; ++k)
       for (int n = 0; n < kWide; ++n) totals[n] += Load(panel.data() + k * kSize + n * kLanes);
     WriteRow(totals, bias_ + from * layer_.units, block, add);
   }
 
-  void Write(const Vector (&products)[kRows][kWide], const Weight& weight, int64_t first, int64_t count, int64_t block,
+  void Write(const Vector (&products)[kTall][kWide], const Weight& weight, int64_t first, int64_t count, int64_t block,
              bool add) const {
     for (int64_t r = 0; r < count; ++r) {
       const int64_t place = (first + r) * Columns() + block / BlocksOfGate();

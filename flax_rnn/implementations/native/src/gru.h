@@ -12,62 +12,72 @@ namespace flax_rnn {
 struct Gru {
   static constexpr std::string_view kName = "gru";
   static constexpr int kGates = 3, kSums = 4, kSaved = 4, kExtra = 0, kCell = 0;
+  static constexpr int kPart = kLanes;
   static constexpr bool kProductOfExtra = false;
 
-  static std::vector<Panels> Pack(const Layer& layer, const float* kernel, const float* recurrent, const float* bias) {
-    return {{kernel, layer.features, layer.units, 3, 0, 3},
-            {recurrent, layer.units, layer.units, 3, 0, 3},
-            {bias, 1, layer.units, 4, 0, 4}};
+  using Matrices = std::array<Panels, 3>;
+
+  static Matrices Pack(const Layer& layer, const Weights& weights, bool packed) {
+    return {Panels(weights.kernel, layer.features, layer.units, {3, 0, 3}, packed),
+            Panels(weights.recurrent, layer.units, layer.units, {3, 0, 3}, packed),
+            Panels(weights.bias, 1, layer.units, {4, 0, 4}, packed)};
   }
 
-  static void Forward(const Layer& layer, const std::vector<Panels>& panels, const ForwardArrays& arrays, int64_t first,
-                      int64_t last) {
+  using Forwards = ForwardGroup;
+
+  static void Forward(const Layer& layer, const Matrices& panels, const ForwardArrays& arrays, Forwards& group,
+                      Range part, Barrier& barrier) {
     const int64_t units = layer.units;
-    ForSteps<3>(layer, arrays, first, last, [&](int64_t t, auto& inputs, auto& state, auto& h, auto& next) {
-      for (int64_t unit = 0; unit < units; unit += kLanes)
-        ForTiles(last - first, [&](int64_t tile, auto size) {
-          constexpr int R = decltype(size)::value;
-          const float* const bias = panels[2].at(unit);
-          Vector sums[R][3], from_input[R];
-          for (int r = 0; r < R; ++r)
-            for (int n = 0; n < 3; ++n) sums[r][n] = Load(bias + n * kLanes);
-          inputs.Multiply(sums, tile, panels[0].at(unit));
+    Projection<3> projection(layer, arrays.x, panels[0], panels[2], group.rows, part);
+    ForSteps(layer, arrays, group, UnitsOf(layer, part), barrier, [&](int64_t step, const Operand& state) {
+      projection.Prepare(step);
+      ForTiles<3>(group.rows.size(), part, [&](int64_t row, int64_t panel, auto tile) {
+        constexpr int P = tile.kPanels, R = tile.kRows;
+        const Columns bias = panels[2].At(panel);
+        Vector sums[P][R][3], from_input[P][R];
+        projection.Load(sums, step, row, panel);
+        for (int p = 0; p < P; ++p)
           for (int r = 0; r < R; ++r) {
-            from_input[r] = sums[r][2];
-            sums[r][2] = Load(bias + 3 * kLanes);
+            from_input[p][r] = sums[p][r][2];
+            sums[p][r][2] = Load(bias.values + p * bias.panel + 3 * bias.column);
           }
-          state.Multiply(sums, tile, panels[1].at(unit));
-          for (int r = 0; r < R; ++r) {
-            const int64_t place = (first + tile + r) * layer.steps + t, at = (tile + r) * units + unit;
-            Finish(layer, arrays, sums[r], from_input[r], place, unit, &h[at], &next[at]);
-          }
+        Multiply(sums, state.At(row), units, panels[1].At(panel));
+        ForVectors(tile, layer, step, group.rows.first + row, panel, [&](int p, int r, int64_t place, int64_t unit) {
+          Finish(layer, arrays, sums[p][r], from_input[p][r], place, unit, &group.h[(row + r) * units + unit]);
         });
+      });
     });
   }
 
+  struct Backwards : BackwardGroup {
+    Backwards(const Layer& layer, const BackwardArrays& arrays, Range rows) : BackwardGroup(layer, arrays, rows, 3) {}
+  };
+
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
-                       int64_t first, int64_t last) {
-    const int64_t units = layer.units, rows = last - first;
-    std::vector<float> d_sums(rows * 3 * units);
-    ForStepsBack(layer, arrays, first, last, [&](int64_t step, auto& d_h) {
-      ForPlaces(layer, step, first, last, arrays.outputs, arrays.h0,
+                       Backwards& group, Range part, Barrier& barrier) {
+    const int64_t units = layer.units;
+    const Range own = WideUnitsOf(layer, part);
+    ForStepsBack(layer, arrays, group, own, [&](int64_t step, auto& d_sums) {
+      ForPlaces(layer, step, group.rows, own, arrays.outputs, arrays.h0,
                 [&](int64_t row, int64_t place, int64_t unit, const float* h_before) {
-                  Differentiate(layer, arrays, place, unit, h_before, &d_h[row * units + unit],
+                  Differentiate(layer, arrays, place, unit, h_before, &group.d_h[row * units + unit],
                                 &d_sums[row * 3 * units + unit]);
                 });
-      MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 3, 3}, d_sums.data(), first, rows, 1, d_h.data());
+      barrier.Wait();
+      MultiplyTransposed<true>(transposed, part, layer.recurrent_masks, {3, 0, 3}, d_sums.data(), group.rows, 1,
+                               group.d_h.data());
     });
   }
 
  private:
   static void Finish(const Layer& layer, const ForwardArrays& arrays, const Vector (&sums)[3], Vector from_input,
-                     int64_t place, int64_t unit, const float* h_before, float* h_after) {
+                     int64_t place, int64_t unit, float* state) {
     const int64_t units = layer.units, lanes = units - unit;
     const Vector z = Activate(layer.gate, sums[0]), r = Activate(layer.gate, sums[1]);
     const Vector n = Activate(layer.activation, from_input + r * sums[2]);
-    Vector h = Load(h_before, lanes);
+    Vector h = Load(state, lanes);
     if (!layer.Masked(place)) h = z * h + (1.0f - z) * n;
-    Store(h_after, h, lanes);
+    Store(state, h, lanes);
     if (arrays.outputs != nullptr) Store(arrays.outputs + place * units + unit, h, lanes);
     if (arrays.gates == nullptr) return;
     float* const gates = arrays.gates + place * 4 * units + unit;

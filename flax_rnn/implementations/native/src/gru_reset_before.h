@@ -11,92 +11,111 @@ namespace flax_rnn {
 struct GruResetBefore {
   static constexpr std::string_view kName = "gru_reset_before";
   static constexpr int kGates = 3, kSums = 3, kSaved = 3, kExtra = 1, kCell = 0;
+  static constexpr int kPart = kWide * kLanes;
   static constexpr bool kProductOfExtra = true;
 
-  static std::vector<Panels> Pack(const Layer& layer, const float* kernel, const float* recurrent, const float* bias) {
-    return {{kernel, layer.features, layer.units, 3, 0, 3},
-            {recurrent, layer.units, layer.units, 3, 0, 2},
-            {bias, 1, layer.units, 3, 0, 3},
-            {recurrent, layer.units, layer.units, 3, 2, 0}};
+  using Matrices = std::array<Panels, 4>;
+
+  static Matrices Pack(const Layer& layer, const Weights& weights, bool packed) {
+    return {Panels(weights.kernel, layer.features, layer.units, {3, 0, 3}, packed),
+            Panels(weights.recurrent, layer.units, layer.units, {3, 0, 2}, packed),
+            Panels(weights.bias, 1, layer.units, {3, 0, 3}, packed),
+            Panels(weights.recurrent, layer.units, layer.units, {3, 2, 0}, packed)};
   }
 
-  static void Forward(const Layer& layer, const std::vector<Panels>& panels, const ForwardArrays& arrays, int64_t first,
-                      int64_t last) {
-    const int64_t units = layer.units, rows = last - first;
-    Operand<1> reset_state(layer.recurrent_masks.One(2, units), rows, units);
-    std::vector<float> z(rows * units), n(rows * units), reset(rows * units);
-    ForSteps<3>(layer, arrays, first, last, [&](int64_t t, auto& inputs, auto& state, auto& h, auto& next) {
-      for (int64_t unit = 0; unit < units; unit += kLanes)
-        ForTiles(rows, [&](int64_t tile, auto size) {
-          constexpr int R = decltype(size)::value;
-          const int64_t lanes = units - unit;
-          Vector sums[R][3], gates[R][2];
+  struct Forwards : ForwardGroup {
+    Forwards(const Layer& layer, const ForwardArrays& arrays, Range rows)
+        : ForwardGroup(layer, arrays, rows),
+          z(h.size()),
+          n(h.size()),
+          reset(h.size()),
+          reset_state(layer.recurrent_masks.One(2, layer.units), rows.size(), layer.units) {}
+
+    std::vector<float> z, n, reset;  // (rows, H): of the first half, of n the inputs' part
+    Operand reset_state;             // of the product with r * h
+  };
+
+  static void Forward(const Layer& layer, const Matrices& panels, const ForwardArrays& arrays, Forwards& group,
+                      Range part, Barrier& barrier) {
+    const int64_t units = layer.units;
+    const Range own = WideUnitsOf(layer, part), narrow = {part.first * kWide, (own.last + kLanes - 1) / kLanes};
+    Projection<3> projection(layer, arrays.x, panels[0], panels[2], group.rows, narrow);
+    ForSteps(layer, arrays, group, own, barrier, [&](int64_t step, const Operand& state) {
+      projection.Prepare(step);
+      ForTiles<3>(group.rows.size(), narrow, [&](int64_t row, int64_t panel, auto tile) {
+        constexpr int P = tile.kPanels, R = tile.kRows;
+        Vector sums[P][R][3], gates[P][R][2];
+        projection.Load(sums, step, row, panel);
+        for (int p = 0; p < P; ++p)
           for (int r = 0; r < R; ++r)
-            for (int k = 0; k < 3; ++k) sums[r][k] = Load(panels[2].at(unit) + k * kLanes);
-          inputs.Multiply(sums, tile, panels[0].at(unit));
-          for (int r = 0; r < R; ++r)
-            for (int k = 0; k < 2; ++k) gates[r][k] = sums[r][k];
-          state.Multiply(gates, tile, panels[1].at(unit));
-          for (int r = 0; r < R; ++r) {
-            const int64_t at = (tile + r) * units + unit, place = (first + tile + r) * layer.steps + t;
-            const Vector update = Activate(layer.gate, gates[r][0]), open = Activate(layer.gate, gates[r][1]);
-            const Vector kept = open * Load(&h[at], lanes);
-            Store(&z[at], update, lanes);
-            Store(&n[at], sums[r][2], lanes);
-            Store(&reset[at], kept, lanes);
-            if (arrays.gates == nullptr) continue;
-            Store(arrays.extra + place * units + unit, kept, lanes);
-            Store(arrays.gates + place * 3 * units + unit, update, lanes);
-            Store(arrays.gates + place * 3 * units + unit + units, open, lanes);
-          }
+            for (int k = 0; k < 2; ++k) gates[p][r][k] = sums[p][r][k];
+        Multiply(gates, state.At(row), units, panels[1].At(panel));
+        ForVectors(tile, layer, step, group.rows.first + row, panel, [&](int p, int r, int64_t place, int64_t unit) {
+          const int64_t at = (row + r) * units + unit, lanes = units - unit;
+          const Vector z = Activate(layer.gate, gates[p][r][0]), open = Activate(layer.gate, gates[p][r][1]);
+          const Vector kept = open * Load(&group.h[at], lanes);
+          Store(&group.z[at], z, lanes);
+          Store(&group.n[at], sums[p][r][2], lanes);
+          Store(&group.reset[at], kept, lanes);
+          if (arrays.gates == nullptr) return;
+          Store(arrays.extra + place * units + unit, kept, lanes);
+          Store(arrays.gates + place * 3 * units + unit, z, lanes);
+          Store(arrays.gates + place * 3 * units + unit + units, open, lanes);
         });
-      reset_state.Set(reset.data(), units, first);
-      for (int64_t wide = 0; wide < units; wide += kWide * kLanes)
-        ForTiles(rows, [&](int64_t tile, auto size) {
-          constexpr int R = decltype(size)::value;
-          Vector sums[R][kWide] = {};
-          for (int r = 0; r < R; ++r)
-            for (int k = 0; k < kWide && wide + k * kLanes < units; ++k)
-              sums[r][k] = Load(&n[(tile + r) * units + wide + k * kLanes], units - wide - k * kLanes);
-          reset_state.Multiply(sums, tile, panels[3].at(wide));
-          for (int r = 0; r < R; ++r)
-            for (int k = 0; k < kWide && wide + k * kLanes < units; ++k) {
-              const int64_t unit = wide + k * kLanes, place = (first + tile + r) * layer.steps + t;
-              Finish(layer, arrays, sums[r][k], place, unit, &z[(tile + r) * units + unit],
-                     &h[(tile + r) * units + unit], &next[(tile + r) * units + unit]);
-            }
-        });
+      });
+      SetColumns(group.reset_state, group.reset, group.rows, own, units);
+      barrier.Wait();
+      ForTiles<kWide>(group.rows.size(), part, [&](int64_t row, int64_t panel, auto tile) {
+        Vector sums[tile.kPanels][tile.kRows][kWide] = {};
+        Multiply(sums, group.reset_state.At(row), units, panels[3].At(panel));
+        ForWideVectors(tile, layer, step, group.rows.first + row, panel,
+                       [&](int p, int r, int n, int64_t place, int64_t unit) {
+                         const int64_t at = (row + r) * units + unit;
+                         Finish(layer, arrays, sums[p][r][n] + Load(&group.n[at], units - unit), place, unit,
+                                &group.z[at], &group.h[at]);
+                       });
+      });
     });
   }
 
+  struct Backwards : BackwardGroup {
+    Backwards(const Layer& layer, const BackwardArrays& arrays, Range rows)
+        : BackwardGroup(layer, arrays, rows, 3), d_reset(d_h.size()) {}
+
+    std::vector<float> d_reset;  // (rows, H)
+  };
+
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
-                       int64_t first, int64_t last) {
-    const int64_t units = layer.units, rows = last - first;
-    std::vector<float> d_reset(rows * units), d_sums(rows * 3 * units);
-    ForStepsBack(layer, arrays, first, last, [&](int64_t step, auto& d_h) {
+                       Backwards& group, Range part, Barrier& barrier) {
+    const int64_t units = layer.units;
+    const Range own = WideUnitsOf(layer, part);
+    ForStepsBack(layer, arrays, group, own, [&](int64_t step, auto& d_sums) {
       const auto differentiate = [&](auto half) {
-        ForPlaces(layer, step, first, last, arrays.outputs, arrays.h0,
+        ForPlaces(layer, step, group.rows, own, arrays.outputs, arrays.h0,
                   [&](int64_t row, int64_t place, int64_t unit, const float* h_before) {
                     const int64_t at = row * units + unit;
-                    half(layer, arrays, place, unit, h_before, &d_h[at], &d_reset[at], &d_sums[row * 3 * units + unit]);
+                    half(layer, arrays, place, unit, h_before, &group.d_h[at], &group.d_reset[at],
+                         &d_sums[row * 3 * units + unit]);
                   });
+        barrier.Wait();
       };
       differentiate(DifferentiateOutput);
-      MultiplyTransposed<true>(transposed, layer.recurrent_masks, {2, 1, 3}, d_sums.data(), first, rows, 1,
-                               d_reset.data());
+      MultiplyTransposed<true>(transposed, part, layer.recurrent_masks, {3, 2, 1}, d_sums.data(), group.rows, 1,
+                               group.d_reset.data());
       differentiate(DifferentiateReset);
-      MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 2, 3}, d_sums.data(), first, rows, 1, d_h.data());
+      MultiplyTransposed<true>(transposed, part, layer.recurrent_masks, {3, 0, 2}, d_sums.data(), group.rows, 1,
+                               group.d_h.data());
     });
   }
 
  private:
   static void Finish(const Layer& layer, const ForwardArrays& arrays, Vector sum, int64_t place, int64_t unit,
-                     const float* update, const float* h_before, float* h_after) {
+                     const float* update, float* state) {
     const int64_t units = layer.units, lanes = units - unit;
     const Vector n = Activate(layer.activation, sum), z = Load(update, lanes);
-    Vector h = Load(h_before, lanes);
+    Vector h = Load(state, lanes);
     if (!layer.Masked(place)) h = z * h + (1.0f - z) * n;
-    Store(h_after, h, lanes);
+    Store(state, h, lanes);
     if (arrays.outputs != nullptr) Store(arrays.outputs + place * units + unit, h, lanes);
     if (arrays.gates != nullptr) Store(arrays.gates + place * 3 * units + 2 * units + unit, n, lanes);
   }

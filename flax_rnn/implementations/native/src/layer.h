@@ -8,7 +8,6 @@
 
 #include "activations.h"
 #include "panels.h"
-#include "product.h"
 
 namespace flax_rnn {
 
@@ -37,6 +36,10 @@ struct Layer {
   bool Masked(int64_t place) const { return mask != nullptr && !mask[place]; }
 };
 
+struct Weights {
+  const float *kernel, *recurrent, *bias;  // (D, g H), (H, g H), (g H)
+};
+
 // With nullptr for what a cell does not have, and for what is not asked for.
 struct ForwardArrays {
   const float *x, *h0, *c0;  // (B, T, D), (B, H), (B, H)
@@ -53,49 +56,37 @@ struct BackwardArrays {
   float *d_h0, *d_c0;                    // (B, H)
 };
 
-// Rows `first` to `last` of an array (B, size).
-inline std::vector<float> CopyRows(const float* array, int64_t first, int64_t last, int64_t size) {
-  return std::vector<float>(array + first * size, array + last * size);
+// Some rows of an array (B, size).
+inline std::vector<float> CopyRows(const float* array, Range rows, int64_t size) {
+  return std::vector<float>(array + rows.first * size, array + rows.last * size);
 }
 
-// The rows that a product is made of, at one step; with dropout masks a copy for each.
-template <int G>
+// Copies of rows (n, size), times the dropout mask of each gate, as the operand of a product.
 class Operand {
  public:
   Operand(const DropoutMasks& masks, int64_t rows, int64_t size)
       : masks_(masks), rows_(rows), size_(size), values_(std::max<int64_t>(1, masks.count) * rows * size) {}
 
-  // Takes the rows at `from`, `stride` apart; `first` is the place of the first of them in the batch.
-  void Set(const float* from, int64_t stride, int64_t first) {
-    for (int64_t n = 0; n < std::max<int64_t>(1, masks_.count); ++n)
-      for (int64_t row = 0; row < rows_; ++row) {
-        const float* const source = from + row * stride;
-        float* const to = values_.data() + (n * rows_ + row) * size_;
-        if (masks_.count == 0) {
-          std::copy(source, source + size_, to);
-        } else {
-          const float* const mask = masks_.values + (n * masks_.batch + first + row) * size_;
-          for (int64_t k = 0; k < size_; ++k) to[k] = source[k] * mask[k];
-        }
+  // Takes some columns of row `row` at `from`, which has the mask of row `place` of the batch.
+  void Set(int64_t row, const float* from, int64_t place, Range columns) {
+    for (int64_t n = 0; n < std::max<int64_t>(1, masks_.count); ++n) {
+      float* const to = values_.data() + (n * rows_ + row) * size_;
+      if (masks_.count == 0) {
+        std::copy(from + columns.first, from + columns.last, to + columns.first);
+      } else {
+        const float* const mask = masks_.values + (n * masks_.batch + place) * size_;
+        for (int64_t k = columns.first; k < columns.last; ++k) to[k] = from[k] * mask[k];
       }
+    }
   }
 
-  // sums += the rows from `row` on @ panel; each column has its own copy, if there are several.
-  template <int R, int N>
-  void Multiply(Vector (&sums)[R][N], int64_t row, const float* panel) const {
-    const float* operands[N];
-    const bool shared = masks_.count <= 1;
-    for (int n = 0; n < N; ++n) operands[n] = values_.data() + ((shared ? 0 : n) * rows_ + row) * size_;
-    if (shared)
-      flax_rnn::Multiply<true>(sums, operands, {size_}, size_, panel);
-    else if constexpr (N <= G)
-      flax_rnn::Multiply<false>(sums, operands, {size_}, size_, panel);
-  }
+  // The rows from `row` on.
+  Rows At(int64_t row) const { return {values_.data() + row * size_, size_, 1, masks_.count > 1 ? rows_ * size_ : 0}; }
 
  private:
   const DropoutMasks masks_;
   const int64_t rows_, size_;
-  std::vector<float> values_;
+  Buffer values_;
 };
 
 }  // namespace flax_rnn

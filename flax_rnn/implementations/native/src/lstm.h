@@ -11,55 +11,72 @@ namespace flax_rnn {
 struct Lstm {
   static constexpr std::string_view kName = "lstm";
   static constexpr int kGates = 4, kSums = 4, kSaved = 4, kExtra = 1, kCell = 1;
+  static constexpr int kPart = kLanes;
   static constexpr bool kProductOfExtra = false;
 
-  static std::vector<Panels> Pack(const Layer& layer, const float* kernel, const float* recurrent, const float* bias) {
-    return {{kernel, layer.features, layer.units, 4, 0, 4},
-            {recurrent, layer.units, layer.units, 4, 0, 4},
-            {bias, 1, layer.units, 4, 0, 4}};
+  using Matrices = std::array<Panels, 3>;
+
+  static Matrices Pack(const Layer& layer, const Weights& weights, bool packed) {
+    return {Panels(weights.kernel, layer.features, layer.units, {4, 0, 4}, packed),
+            Panels(weights.recurrent, layer.units, layer.units, {4, 0, 4}, packed),
+            Panels(weights.bias, 1, layer.units, {4, 0, 4}, packed)};
   }
 
-  static void Forward(const Layer& layer, const std::vector<Panels>& panels, const ForwardArrays& arrays, int64_t first,
-                      int64_t last) {
+  struct Forwards : ForwardGroup {
+    Forwards(const Layer& layer, const ForwardArrays& arrays, Range rows)
+        : ForwardGroup(layer, arrays, rows), c(CopyRows(arrays.c0, rows, layer.units)) {}
+
+    std::vector<float> c;  // (rows, H)
+  };
+
+  static void Forward(const Layer& layer, const Matrices& panels, const ForwardArrays& arrays, Forwards& group,
+                      Range part, Barrier& barrier) {
     const int64_t units = layer.units;
-    std::vector<float> c = CopyRows(arrays.c0, first, last, units);
-    ForSteps<4>(layer, arrays, first, last, [&](int64_t t, auto& inputs, auto& state, auto& h, auto& next) {
-      for (int64_t unit = 0; unit < units; unit += kLanes)
-        ForTiles(last - first, [&](int64_t tile, auto size) {
-          constexpr int R = decltype(size)::value;
-          Vector sums[R][4];
-          for (int r = 0; r < R; ++r)
-            for (int n = 0; n < 4; ++n) sums[r][n] = Load(panels[2].at(unit) + n * kLanes);
-          inputs.Multiply(sums, tile, panels[0].at(unit));
-          state.Multiply(sums, tile, panels[1].at(unit));
-          for (int r = 0; r < R; ++r) {
-            const int64_t place = (first + tile + r) * layer.steps + t, at = (tile + r) * units + unit;
-            Finish(layer, arrays, sums[r], place, unit, &h[at], &next[at], &c[at]);
-          }
+    const Range own = UnitsOf(layer, part);
+    Projection<4> projection(layer, arrays.x, panels[0], panels[2], group.rows, part);
+    ForSteps(layer, arrays, group, own, barrier, [&](int64_t step, const Operand& state) {
+      projection.Prepare(step);
+      ForTiles<4>(group.rows.size(), part, [&](int64_t row, int64_t panel, auto tile) {
+        Vector sums[tile.kPanels][tile.kRows][4];
+        projection.Load(sums, step, row, panel);
+        Multiply(sums, state.At(row), units, panels[1].At(panel));
+        ForVectors(tile, layer, step, group.rows.first + row, panel, [&](int p, int r, int64_t place, int64_t unit) {
+          const int64_t at = (row + r) * units + unit;
+          Finish(layer, arrays, sums[p][r], place, unit, &group.h[at], &group.c[at]);
         });
+      });
     });
-    std::copy(c.begin(), c.end(), arrays.c + first * units);
+    CopyColumns(group.c, arrays.c, group.rows, own, units);
   }
+
+  struct Backwards : BackwardGroup {
+    Backwards(const Layer& layer, const BackwardArrays& arrays, Range rows)
+        : BackwardGroup(layer, arrays, rows, 4), d_c(CopyRows(arrays.d_c, rows, layer.units)) {}
+
+    std::vector<float> d_c;  // (rows, H)
+  };
 
   static void Backward(const Layer& layer, const TransposedPanels& transposed, const BackwardArrays& arrays,
-                       int64_t first, int64_t last) {
-    const int64_t units = layer.units, rows = last - first;
-    std::vector<float> d_c = CopyRows(arrays.d_c, first, last, units), d_sums(rows * 4 * units);
-    ForStepsBack(layer, arrays, first, last, [&](int64_t step, auto& d_h) {
-      ForPlaces(layer, step, first, last, arrays.extra, arrays.c0,
+                       Backwards& group, Range part, Barrier& barrier) {
+    const int64_t units = layer.units;
+    const Range own = WideUnitsOf(layer, part);
+    ForStepsBack(layer, arrays, group, own, [&](int64_t step, auto& d_sums) {
+      ForPlaces(layer, step, group.rows, own, arrays.extra, arrays.c0,
                 [&](int64_t row, int64_t place, int64_t unit, const float* c_before) {
                   const int64_t at = row * units + unit;
-                  Differentiate(layer, arrays, place, unit, c_before, &d_h[at], &d_c[at],
+                  Differentiate(layer, arrays, place, unit, c_before, &group.d_h[at], &group.d_c[at],
                                 &d_sums[row * 4 * units + unit]);
                 });
-      MultiplyTransposed<true>(transposed, layer.recurrent_masks, {0, 4, 4}, d_sums.data(), first, rows, 1, d_h.data());
+      barrier.Wait();
+      MultiplyTransposed<true>(transposed, part, layer.recurrent_masks, {4, 0, 4}, d_sums.data(), group.rows, 1,
+                               group.d_h.data());
     });
-    std::copy(d_c.begin(), d_c.end(), arrays.d_c0 + first * units);
+    CopyColumns(group.d_c, arrays.d_c0, group.rows, own, units);
   }
 
  private:
   static void Finish(const Layer& layer, const ForwardArrays& arrays, const Vector (&sums)[4], int64_t place,
-                     int64_t unit, const float* h_before, float* h_after, float* carried) {
+                     int64_t unit, float* state, float* carried) {
     const int64_t units = layer.units, lanes = units - unit;
     const Vector i = Activate(layer.gate, sums[0]), f = Activate(layer.gate, sums[1]);
     const Vector g = Activate(layer.activation, sums[2]), o = Activate(layer.gate, sums[3]);
@@ -67,10 +84,10 @@ struct Lstm {
     Vector h = o * Activate(layer.activation, c);
     if (layer.Masked(place)) {
       c = Load(carried, lanes);
-      h = Load(h_before, lanes);
+      h = Load(state, lanes);
     }
     Store(carried, c, lanes);
-    Store(h_after, h, lanes);
+    Store(state, h, lanes);
     if (arrays.outputs != nullptr) Store(arrays.outputs + place * units + unit, h, lanes);
     if (arrays.gates == nullptr) return;
     Store(arrays.extra + place * units + unit, c, lanes);

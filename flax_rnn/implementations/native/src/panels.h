@@ -8,39 +8,51 @@
 #define FLAX_RNN_PANELS_H_
 
 #include <algorithm>
-#include <vector>
+#include <array>
+#include <cstring>
 
-#include "vector.h"
+#include "memory.h"
+#include "product.h"
 
 namespace flax_rnn {
 
-constexpr int kWide = 4;
+// Which gates of a matrix (depth, total * units): `count` from `first` on, or, where that is 0, the first in wide
+// tiles.
+struct Gates {
+  int total, first, count;
+};
 
-// Of `gates` gates from `first` on of a matrix (depth, total * units), or, where `gates` is 0, of one in wide tiles.
 class Panels {
  public:
-  Panels(const float* matrix, int64_t depth, int64_t units, int total, int first, int gates)
-      : matrix_(matrix + first * units),
+  // Where there are few products, packing costs more than it saves: unless `packed` is asked for, or vectors would go
+  // beyond the end of a row, panels are read where they lie.
+  Panels(const float* matrix, int64_t depth, int64_t units, Gates gates, bool packed)
+      : matrix_(matrix + gates.first * units),
         depth_(depth),
         units_(units),
-        row_(total * units),
-        wide_(gates == 0),
-        columns_(gates == 0 ? kWide : gates),
-        step_(gates == 0 ? kWide * kLanes : kLanes),
+        row_(gates.total * units),
+        wide_(gates.count == 0),
+        columns_(wide_ ? kWide : gates.count),
+        step_(wide_ ? kWide * kLanes : kLanes),
         count_((units + step_ - 1) / step_),
-        values_(count_ * depth * columns_ * kLanes) {}
+        packed_(packed || units % step_ != 0),
+        values_(packed_ ? count_ * depth * columns_ * kLanes : 0) {}
 
   int64_t count() const { return count_; }
 
-  // The panel of the units from `unit` on.
-  const float* at(int64_t unit) const { return values_.data() + unit / step_ * depth_ * columns_ * kLanes; }
+  // The panels from `panel` on.
+  Columns At(int64_t panel) const {
+    if (!packed_) return {matrix_ + panel * step_, step_, row_, wide_ ? kLanes : units_};
+    return {values_.data() + panel * depth_ * columns_ * kLanes, depth_ * columns_ * kLanes, columns_ * kLanes, kLanes};
+  }
 
   void Pack(int64_t panel) {
+    if (!packed_) return;
     float* to = values_.data() + panel * depth_ * columns_ * kLanes;
     for (int64_t k = 0; k < depth_; ++k)
       for (int64_t n = 0; n < columns_; ++n, to += kLanes) {
         const int64_t unit = panel * step_ + (wide_ ? n * kLanes : 0);
-        if (unit < units_) Store(to, Load(matrix_ + k * row_ + unit + (wide_ ? 0 : n * units_), units_ - unit));
+        Store(to, unit < units_ ? Load(matrix_ + k * row_ + unit + (wide_ ? 0 : n * units_), units_ - unit) : Vector{});
       }
   }
 
@@ -49,7 +61,8 @@ class Panels {
   int64_t depth_, units_, row_;
   bool wide_;
   int64_t columns_, step_, count_;
-  std::vector<float> values_;
+  bool packed_;
+  Buffer values_;
 };
 
 // Of the transpose of a matrix (size, columns), in wide tiles; the columns are of gates with `units` each.
@@ -67,15 +80,16 @@ class TransposedPanels {
   int64_t size() const { return size_; }
   int64_t units() const { return units_; }
 
-  // The panel of the rows from `row` on, beginning with `column`.
-  const float* at(int64_t row, int64_t column) const {
-    return values_.data() + (row / kSize * columns_ + column) * kSize;
+  // The panels from `panel` on, beginning with `column`.
+  Columns At(int64_t panel, int64_t column) const {
+    return {values_.data() + (panel * columns_ + column) * kSize, columns_ * kSize, kSize, kLanes};
   }
 
   void Pack(int64_t panel) {
     float* const to = values_.data() + panel * columns_ * kSize;
     const float* const from = matrix_ + panel * kSize * columns_;
     const int64_t count = std::min<int64_t>(kSize, size_ - panel * kSize);
+    if (count < kSize) std::fill_n(to, columns_ * kSize, 0.0f);
     for (int64_t first = 0; first < columns_; first += kLanes)  // in blocks that stay in the cache
       for (int64_t row = 0; row < count; ++row)
         for (int64_t k = first; k < std::min(first + kLanes, columns_); ++k)
@@ -87,7 +101,7 @@ class TransposedPanels {
 
   const float* matrix_;
   int64_t size_, columns_, units_, count_;
-  std::vector<float> values_;
+  Buffer values_;
 };
 
 }  // namespace flax_rnn

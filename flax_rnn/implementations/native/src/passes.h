@@ -5,13 +5,9 @@
 #define FLAX_RNN_PASSES_H_
 
 #include "cells.h"
-#include "threads.h"
+#include "division.h"
 
 namespace flax_rnn {
-
-struct Weights {
-  const float *kernel, *recurrent, *bias;  // (D, g H), (H, g H), (g H)
-};
 
 // As the forward and the backward pass have left them, and where the gradients of the weights go.
 struct WeightsGradientArrays {
@@ -21,32 +17,41 @@ struct WeightsGradientArrays {
 
 template <typename Cell, typename Pool>
 void Forward(Pool& pool, const Layer& layer, const Weights& weights, const ForwardArrays& arrays) {
-  std::vector<Panels> panels = Cell::Pack(layer, weights.kernel, weights.recurrent, weights.bias);
+  const int64_t columns = Cell::kGates * layer.units;
+  const Division division =
+      Divide({layer.steps, layer.batch, layer.units, columns, layer.features * columns, layer.units},
+             layer.units / Cell::kPart, pool.num_threads());
+  typename Cell::Matrices panels = Cell::Pack(layer, weights, division.packed);
   const auto pack = [&](int64_t panel) {
     for (Panels& matrix : panels)
       if (panel < matrix.count()) matrix.Pack(panel);
   };
-  ForRows(pool, panels[0].count(), pack, layer.batch,
-          [&](int64_t first, int64_t last) { Cell::Forward(layer, panels, arrays, first, last); });
+  ForParts<typename Cell::Forwards>(
+      pool, division, layer, arrays, panels[0].count(), pack, panels.back().count(),
+      [&](auto& group, Range part, Barrier& barrier) { Cell::Forward(layer, panels, arrays, group, part, barrier); });
 }
 
 template <typename Cell, typename Pool>
 void Backward(Pool& pool, const Layer& layer, const float* recurrent, const BackwardArrays& arrays) {
-  TransposedPanels panels(recurrent, layer.units, Cell::kGates * layer.units, layer.units);
-  ForRows(
-      pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, layer.batch,
-      [&](int64_t first, int64_t last) { Cell::Backward(layer, panels, arrays, first, last); });
+  const int64_t columns = Cell::kGates * layer.units;
+  TransposedPanels panels(recurrent, layer.units, columns, layer.units);
+  const Division division =
+      Divide({layer.steps, layer.batch, columns, layer.units, 0, columns}, panels.count(), pool.num_threads());
+  ForParts<typename Cell::Backwards>(
+      pool, division, layer, arrays, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, panels.count(),
+      [&](auto& group, Range part, Barrier& barrier) { Cell::Backward(layer, panels, arrays, group, part, barrier); });
 }
 
 template <typename Cell, typename Pool>
 void InputsGradient(Pool& pool, const Layer& layer, const float* kernel, const float* d_sums, float* d_x) {
   TransposedPanels panels(kernel, layer.features, Cell::kGates * layer.units, layer.units);
+  const int64_t rows = layer.batch * layer.steps, groups = std::max<int64_t>(1, std::min(rows, pool.num_threads()));
   ForRows(
-      pool, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, layer.batch * layer.steps,
-      [&](int64_t first, int64_t last) {
-        MultiplyTransposed<false>(panels, layer.input_masks, {0, Cell::kGates, Cell::kSums},
-                                  d_sums + first * Cell::kSums * layer.units, first, last - first, layer.steps,
-                                  d_x + first * layer.features);
+      pool, groups, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, rows,
+      [&](Range rows) {
+        MultiplyTransposed<false>(panels, {0, panels.count()}, layer.input_masks, {Cell::kSums, 0, Cell::kGates},
+                                  d_sums + rows.first * Cell::kSums * layer.units, rows, layer.steps,
+                                  d_x + rows.first * layer.features);
       });
 }
 

@@ -1,61 +1,115 @@
-// Products of a few rows with a panel, whose sums stay in registers.
+// Products of a few rows with panels of a matrix, whose sums stay in registers.
 
 #ifndef FLAX_RNN_PRODUCT_H_
 #define FLAX_RNN_PRODUCT_H_
 
+#include <algorithm>
 #include <type_traits>
 
 #include "vector.h"
 
 namespace flax_rnn {
 
-// Where the element (r, k) of a matrix is: at r * row + k * column.
-struct Strides {
-  int64_t row, column = 1;
+// `first` to `last`, without the latter.
+struct Range {
+  int64_t first, last;
+
+  int64_t size() const { return last - first; }
+  // Part `index` of `count` of about one size.
+  Range Part(int64_t index, int64_t count) const {
+    return {first + size() * index / count, first + size() * (index + 1) / count};
+  }
 };
 
-// sums += operands @ panel. Column n is multiplied with the matrix (R, depth) at operands[n]; where `Shared`, all
-// columns are with that at operands[0].
-template <bool Shared, int R, int N>
-inline void Multiply(Vector (&sums)[R][N], const float* const* operands, Strides strides, int64_t depth,
-                     const float* panel) {
-  Vector local[R][N];  // its address is never taken, so the compiler keeps it in registers
+// Rows of a product: the element (r, k) is at values[r * row + k * column]; of gate n, n * gate behind it.
+struct Rows {
+  const float* values;
+  int64_t row, column = 1, gate = 0;
+};
+
+// Panels of a matrix: column n of the element k of panel p is the vector at values[p * panel + k * row + n * column].
+struct Columns {
+  const float* values;
+  int64_t panel, row, column;
+};
+
+// R rows by P panels.
+template <int R, int P>
+struct Tile {
+  static constexpr int kRows = R, kPanels = P;
+};
+
+template <bool Shared, int P, int R, int N>
+inline void MultiplyBy(Vector (&sums)[P][R][N], Rows rows, int64_t depth, Columns columns) {
+  Vector local[P][R][N];  // its address is never taken, so the compiler keeps it in registers
+  std::memcpy(&local, &sums, sizeof(sums));
+  const float* operand = rows.values;
+  const float* panel = columns.values;
+  for (int64_t k = 0; k < depth; ++k, operand += rows.column, panel += columns.row) {
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) local[r][n] = sums[r][n];
-  for (int64_t k = 0; k < depth; ++k) {
-    Vector columns[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) columns[n] = Load(panel + (k * N + n) * kLanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-        local[r][n] += operands[Shared ? 0 : n][r * strides.row + k * strides.column] * columns[n];
+    for (int p = 0; p < P; ++p) {
+      if constexpr (Shared && R < N) {
+        Vector values[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) values[r] = operand[r * rows.row] - Vector{};
+#pragma GCC unroll 16
+        for (int n = 0; n < N; ++n) {
+          const Vector column = Load(panel + p * columns.panel + n * columns.column);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) local[p][r][n] += values[r] * column;
+        }
+      } else {
+        Vector values[N];
+#pragma GCC unroll 16
+        for (int n = 0; n < N; ++n) values[n] = Load(panel + p * columns.panel + n * columns.column);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+          for (int n = 0; n < N; ++n)
+            local[p][r][n] += operand[r * rows.row + (Shared ? 0 : n * rows.gate)] * values[n];
+      }
+    }
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) sums[r][n] = local[r][n];
+  std::memcpy(&sums, &local, sizeof(sums));
 }
 
-template <int R = kRows, typename F>
-inline void ForTile(int64_t rows, int64_t first, const F& function) {
-  if constexpr (R > 0) {
-    if (rows == R) return function(first, std::integral_constant<int, R>());
-    ForTile<R - 1>(rows, first, function);
-  }
+// sums[p][r][n] += row r of gate n @ column n of panel p.
+template <int P, int R, int N>
+inline void Multiply(Vector (&sums)[P][R][N], Rows rows, int64_t depth, Columns columns) {
+  if (rows.gate == 0)
+    MultiplyBy<true>(sums, rows, depth, columns);
+  else
+    MultiplyBy<false>(sums, rows, depth, columns);
 }
 
-// Calls function(first row, std::integral_constant<int, R>()) for tiles of at most kRows rows, all of about one size.
-template <typename F>
-inline void ForTiles(int64_t rows, const F& function) {
-  const int64_t tiles = (rows + kRows - 1) / kRows;
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
-    ForTile(last - first, first, function);
+// The multipliers have something to do while a sum waits for its last addition.
+constexpr int kBusy = 8;
+
+// Calls function(row, panel, Tile<R, P>()) for `rows` rows and returns P, which is no more than `panels`.
+template <int N, int R = kRows<N>, typename F>
+inline int ForTile(int64_t rows, int64_t row, int64_t panel, int64_t panels, const F& function) {
+  if constexpr (R > 1)
+    if (rows < R) return ForTile<N, R - 1>(rows, row, panel, panels, function);
+  constexpr int P = std::max(1, kBusy / (R * N));
+  if (P > 1 && panels < P) {
+    function(row, panel, Tile<R, 1>());
+    return 1;
   }
+  function(row, panel, Tile<R, P>());
+  return P;
+}
+
+// Calls function(row, panel, tile) for tiles of N columns, so that they cover `rows` rows and these panels. A tile has
+// more than one panel only where there are few rows.
+template <int N, typename F>
+inline void ForTiles(int64_t rows, Range panels, const F& function) {
+  if (rows == 0) return;
+  const int64_t tiles = (rows + kRows<N> - 1) / kRows<N>;
+  for (int64_t panel = panels.first, done = 1; panel < panels.last; panel += done)
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const Range part = Range{0, rows}.Part(tile, tiles);
+      done = ForTile<N>(part.size(), part.first, panel, panels.last - panel, function);
+    }
 }
 
 }  // namespace flax_rnn

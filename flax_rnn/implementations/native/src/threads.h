@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -61,11 +62,87 @@ void ForEach(Pool& pool, int64_t firsts, const First& first, int64_t seconds, co
   if (shared->failed.load()) std::rethrow_exception(std::move(shared->error));
 }
 
-// Once the `panels` panels are packed, function(first, last) for about as many rows for each thread.
-template <typename Pool, typename Pack, typename F>
-void ForRows(Pool& pool, int64_t panels, const Pack& pack, int64_t rows, const F& function) {
-  const int64_t parts = std::max<int64_t>(1, std::min(rows, pool.num_threads()));
-  ForEach(pool, panels, pack, parts, [&](int64_t part) { function(rows * part / parts, rows * (part + 1) / parts); });
+// What threads share that wait for one another: how often one of them has come.
+struct alignas(64) Meeting {
+  std::atomic<int64_t> arrivals{0};
+};
+
+// Where some threads wait for one another that are at work together, or one for nobody. They look for a while ahead of
+// giving way, since they wait at every step of a layer, for less than it takes to sleep.
+class Barrier {
+ public:
+  Barrier() = default;
+  Barrier(Meeting& meeting, int64_t threads, const std::atomic<bool>& abandoned)
+      : meeting_(&meeting), threads_(threads), abandoned_(&abandoned) {}
+
+  // Throws Abandoned once one of them has thrown something.
+  void Wait() {
+    if (threads_ == 1) return;
+    awaited_ += threads_;
+    meeting_->arrivals.fetch_add(1);
+    for (int64_t look = 0; meeting_->arrivals.load() < awaited_; ++look) {
+      if (abandoned_->load()) throw Abandoned();
+      look < kLooks ? Pause() : std::this_thread::yield();
+    }
+  }
+
+  struct Abandoned {};
+
+ private:
+  static constexpr int64_t kLooks = 10000;
+
+  static void Pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  Meeting* meeting_ = nullptr;
+  int64_t threads_ = 1, awaited_ = 0;
+  const std::atomic<bool>* abandoned_ = nullptr;
+};
+
+// Calls function(index, threads, abandoned) on up to `most` threads at once, each with an index of its own: the calling
+// one, and those of the pool that come within `patience`, so that all may wait for one another. Returns when all have
+// returned. Of what they throw one exception is thrown again; the others know from `abandoned`, by their barriers.
+template <typename Pool, typename F>
+void Together(Pool& pool, int64_t most, std::chrono::microseconds patience, const F& function) {
+  struct Shared {
+    std::atomic<int64_t> arrived{1}, count{0}, finished{0};  // `arrived` is out of reach once they have begun
+    std::atomic<bool> abandoned{false};
+    std::exception_ptr error;  // of whoever set `abandoned`
+  };
+  auto shared = std::make_shared<Shared>();
+  const auto take_part = [&function](Shared& all, int64_t index) {
+    try {
+      function(index, all.count.load(), all.abandoned);
+    } catch (const Barrier::Abandoned&) {
+    } catch (...) {
+      if (!all.abandoned.exchange(true)) all.error = std::current_exception();
+    }
+    all.finished.fetch_add(1);
+  };
+  constexpr int64_t kBegun = int64_t{1} << 32;
+  // A thread that comes too late touches nothing of the caller's.
+  auto help = [shared, take_part] {
+    const int64_t index = shared->arrived.fetch_add(1);
+    if (index >= kBegun) return;
+    while (shared->count.load() == 0) std::this_thread::yield();
+    take_part(*shared, index);
+  };
+  try {
+    for (int64_t helper = 1; helper < most; ++helper) pool.Schedule(decltype(help)(help));
+  } catch (...) {
+    // There is no memory for more tasks: those that there are come or not.
+  }
+  const auto start = std::chrono::steady_clock::now();
+  while (shared->arrived.load() < most && std::chrono::steady_clock::now() - start < patience)
+    std::this_thread::yield();
+  const int64_t count = shared->arrived.fetch_add(kBegun);
+  shared->count.store(count);
+  take_part(*shared, 0);
+  while (shared->finished.load() < count) std::this_thread::yield();
+  if (shared->abandoned.load()) std::rethrow_exception(shared->error);
 }
 
 }  // namespace flax_rnn

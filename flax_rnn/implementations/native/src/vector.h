@@ -10,15 +10,25 @@ namespace flax_rnn {
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
-constexpr int kRows = 6;  // 6 x 4 sums and 5 operands fit into 32 registers
-#else
-#if defined(__AVX2__)
+#elif defined(__AVX2__)
 constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
-constexpr int kRows = 2;  // 2 x 4 sums and 5 operands fit into 16 registers
+
+// How many sums fit into the registers, beside their operands: of 32, or of 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileSums = 24;
+#else
+constexpr int kTileSums = 12;
 #endif
+
+// The rows of a tile with so many columns.
+template <int N>
+constexpr int kRows = kTileSums / N;
+
+// The columns of a tile that may have any number: the fewer operands there are for so many sums, the better.
+constexpr int kWide = kTileSums == 24 ? 4 : 2;
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
 using Integers = int32_t __attribute__((vector_size(kLanes * sizeof(float))));
