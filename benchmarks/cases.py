@@ -48,12 +48,25 @@ SIZES: dict[str, tuple[Size, ...]] = {
     "large": (Size(64, 512, 512, 512),),
     "wide": (Size(256, 128, 1024, 1024),),
     "latency": (Size(1, 1000, 128, 128),),
+    "grid": (
+        *(Size(batch, 1, 128, 128) for batch in (1, 32, 256)),
+        *(Size(batch, 100, 128, 128) for batch in (1, 4)),
+        Size(32, 80, 128, 128),
+        Size(64, 50, 256, 256),
+        Size(8, 100, 256, 256),
+        Size(128, 256, 256, 256),
+        *(Size(batch, 100, 512, 512) for batch in (1, 16)),
+        Size(64, 64, 512, 512),
+        Size(1, 50, 1024, 1024),
+    ),
     "flashrnn": (_FLASH,),
     "batch-sweep": tuple(_FLASH._replace(batch=batch) for batch in (2, 8, 16, 32, 64, 128, 256)),
     "length-sweep": tuple(_FLASH._replace(steps=steps) for steps in (256, 512, 1024, 2048)),
     "width-sweep": tuple(Size(64, 128, width, width) for width in (64, 128, 256, 512, 768, 1024)),
 }
-"""By name. The sweeps over batch and length are FlashRNN's, for its single head."""
+"""By name. The grid has what a CPU is used for, from single steps to training; the sweeps over batch and length are
+FlashRNN's, for its single head.
+"""
 TINY = Size(8, 10, 16, 16)
 
 

@@ -57,6 +57,9 @@ class Field:
       effort: whose ``limit`` holds.
       start: makes of a name and an environment what can be asked.
       environment: variables for all of them.
+
+    Attributes:
+      environment: these, and those that are always set.
     """
 
     def __init__(
@@ -71,17 +74,17 @@ class Field:
         self._start = start
         self._workers: dict[str, Asked] = {}
         # Several processes share one GPU, which JAX and TensorFlow would each take for themselves.
-        self._environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-        self._environment |= environment or {}
+        self.environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        self.environment |= environment or {}
         about = self.ask(self.names[0], do="about")
         self.platform, self.device = about["platform"], about["device"]
         if self.platform == "cpu":
-            self._environment["CUDA_VISIBLE_DEVICES"] = ""
+            self.environment["CUDA_VISIBLE_DEVICES"] = ""
 
     def ask(self, name: str, **request: Any) -> dict[str, Any]:
         """The answer of one contestant; raises ``WorkerError``."""
         if name not in self._workers:
-            self._workers[name] = self._start(name, self._environment)
+            self._workers[name] = self._start(name, self.environment)
         try:
             return self._workers[name].ask(self.effort.limit, **request)
         except WorkerError as error:

@@ -1,10 +1,10 @@
-"""Time of recurrent layers: ours against Flax, Keras on its backends, torch and cuDNN.
+"""Time of recurrent layers: ours against Flax, Keras on its backends, torch, ONNX Runtime and cuDNN.
 
 Every contestant lives in a process of its own, gets the same weights and inputs, and must give the same outputs and
 gradients before anything is timed; then they take turns. float32 is float32 for all, without TF32. By default the cases
 are some twenty minutes' worth on a CPU with two cores, and more on a GPU; --cell and --pass choose among them, any of
---size, --dtype and --variant makes a list of its own. Where other programs keep the processor busy, torch's threads
-hold each other up unless OMP_WAIT_POLICY=passive is set.
+--size, --dtype and --variant makes a list of its own. --isa shows on a processor with AVX-512 what others get; whoever
+cannot be held to AVX2 at all is then left out.
 
     python -m benchmarks.layers --cell lstm --size small 16,100,64,64 --variant plain relu
 """
@@ -19,12 +19,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import cases, tables
+from benchmarks import cases, isa, tables
 from benchmarks.cases import Case, Size
 from benchmarks.comparison import Effort, Field, compare
 from benchmarks.contestants import OURS, PEERS
 from benchmarks.timing import machine
-from benchmarks.workers import exit_on_termination
+from benchmarks.workers import WAITING, exit_on_termination
 from flax_rnn.runtime import MALLOC
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,9 +72,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="let all contestants keep freed memory, as flax-rnn-tuned always does",
     )
+    how.add_argument("--isa", choices=isa.LABELS, help="instructions that all contestants are held to [all there are]")
     how.add_argument("--quick", action="store_true", help="a few tiny cases and turns, nothing written")
     how.add_argument("--output", type=Path, help="of the results, without ending [benchmarks/results/layers-DEVICE]")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.isa and (reason := isa.why_not()):
+        parser.error(f"--isa {options.isa}: {reason}")
+    return options
 
 
 def sizes(text: str) -> tuple[Size, ...]:
@@ -89,6 +93,17 @@ def sizes(text: str) -> tuple[Size, ...]:
 def slug(device: str) -> str:
     """The device as a part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def stem(options: argparse.Namespace, device: str) -> Path:
+    """Of the files of results; figures of all instructions and of fewer are kept apart."""
+    held = f"-{options.isa}" if options.isa and isa.narrows() else ""
+    return options.output or RESULTS / f"layers-{slug(device)}{held}"
+
+
+def environment(options: argparse.Namespace) -> dict[str, str]:
+    """The variables of all contestants that the command line asks for."""
+    return (KEEP_MEMORY if options.keep_memory else {}) | (isa.environment() if options.isa else {})
 
 
 def matrix(options: argparse.Namespace, platform: str) -> list[Case]:
@@ -140,10 +155,11 @@ def main(arguments: list[str] | None = None) -> None:
     effort = Effort(options.rounds, budget=options.budget, limit=options.limit)
     if options.quick:
         effort = effort._replace(rounds=2, turn=0.01)
-    field = Field([*OURS, *options.against], effort, environment=KEEP_MEMORY if options.keep_memory else None)
+    field = Field([*OURS, *options.against], effort, environment=environment(options))
     command = " ".join(["python -m benchmarks.layers", *(sys.argv[1:] if arguments is None else arguments)])
     results: dict[str, Any] = {
         "command": command, "device": field.device, "platform": field.platform, "machine": machine(),
+        "held_to": isa.LABELS.get(options.isa), "environment": WAITING | field.environment,
         "contestants": field.names, "effort": effort._asdict(), "tolerances": cases.TOLERANCES,
         "peak_flops": {}, "results": [],
     }  # fmt: skip
@@ -154,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
         if results["results"]:
             print(tables.summary(results))
             if not options.quick:
-                write(results, options.output or RESULTS / f"layers-{slug(field.device)}")
+                write(results, stem(options, field.device))
 
 
 if __name__ == "__main__":

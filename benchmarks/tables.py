@@ -83,11 +83,15 @@ def summary(everything: dict[str, Any]) -> str:
     results, machine = everything["results"], everything["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     peaks = ", ".join(f"{1e-9 * flops:,.0f} GFLOP/s in {dtype}" for dtype, flops in everything["peak_flops"].items())
+    held_to = everything["held_to"]
+    less = held_to not in (None, machine["instruction_set"])
+    held = f"Everybody is held to {held_to}, but for what XLA leaves to YNNPACK. " if less else ""
     return "\n".join(
         [
             f"`{everything['command']}`\n",
-            f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}; "
-            f"{packages}. Large matrix products reach {peaks}, measured in the same run.\n",
+            f"{machine['processor']} with {machine['instruction_set']}, {machine['cores']} cores, {machine['system']}, "
+            f"Python {machine['python']}; {packages}. {held}"
+            f"Large matrix products reach {peaks}, measured in the same run.\n",
             f"Milliseconds, and in parentheses how many times those of `{everything['contestants'][0]}`:\n",
             overview(results),
             absences(results) if any(row["absent"] for row in results) else "Nobody was absent.\n",

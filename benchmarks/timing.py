@@ -6,6 +6,7 @@ A machine's speed drifts, so a figure means little by itself: the ratio to anoth
 import math
 import os
 import platform
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+
+from benchmarks import processor
+
+PACKAGES = (
+    "jax", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu", "torch", "onnx", "onnxruntime", "numpy",
+)  # fmt: skip
+PREFIXES = (
+    "ATEN_", "CUDA_", "DNNL_", "FLAX_RNN_", "JAX_", "KMP_", "MKL_", "OMP_", "ONEDNN_", "TF_", "TORCH_", "XLA_",
+)  # fmt: skip
+"""Of variables that frameworks listen to."""
 
 
 @dataclass
@@ -38,14 +49,17 @@ def interleave(
 ) -> dict[str, Timing]:
     """Lets each contestant have its turn, ``rounds`` times over; a turn returns the seconds that it is judged by.
 
-    Whoever has spent ``budget`` seconds on its turns has no more of them, so that the slow do not hold up the others.
+    Each round has an order of its own, so that nobody always comes after the same one, which may leave the processor
+    hot. Whoever has spent ``budget`` seconds on its turns has no more of them, so that the slow do not hold up others.
     """
+    rng = random.Random(0)  # the same orders in each run
     timings = {name: Timing([]) for name in contestants}
     spent = dict.fromkeys(contestants, 0.0)
     for _ in range(rounds):
-        for name, turn in contestants.items():
+        for name in rng.sample([*contestants], len(contestants)):
             if spent[name] < budget:
-                spent[name] += stopwatch(lambda timing=timings[name], turn=turn: timing.seconds.append(turn()))
+                timing, turn = timings[name], contestants[name]
+                spent[name] += stopwatch(lambda timing=timing, turn=turn: timing.seconds.append(turn()))
     return timings
 
 
@@ -66,6 +80,7 @@ class Machine:
     """Where and with what the figures were measured."""
 
     processor: str
+    instruction_set: str
     cores: int
     system: str
     python: str
@@ -74,22 +89,16 @@ class Machine:
 
 
 def machine() -> dict[str, Any]:
-    """This machine, the versions of whatever took part, and the variables that frameworks listen to."""
+    """This machine, the versions of whatever took part, and the variables that tell frameworks what to do."""
     packages = {}
-    for name in ("jax", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu", "torch", "numpy"):
+    for name in PACKAGES:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    prefixes = ("CUDA_", "JAX_", "KMP_", "MKL_", "OMP_", "TF_", "TORCH_", "XLA_")
-    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
-    system = platform.platform()
-    return asdict(Machine(_processor(), os.cpu_count() or 0, system, platform.python_version(), packages, variables))
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIXES)}
+    found = Machine(
+        processor.name(), processor.instruction_set(), os.cpu_count() or 0, platform.platform(),
+        platform.python_version(), packages, variables,
+    )  # fmt: skip
+    return asdict(found)

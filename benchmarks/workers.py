@@ -1,7 +1,8 @@
 """Processes that answer requests: a contestant lives in one, as two frameworks in one get in each other's way.
 
 Requests and answers are JSON, a line each. Between them a worker is stopped: threads of an idle framework spin at
-times, and would take the processor from whoever has the turn.
+times, and would take the processor from whoever has the turn. While it runs, threads of OpenMP do not spin either:
+torch's would hold each other up wherever another program keeps a core busy.
 """
 
 import contextlib
@@ -19,6 +20,10 @@ from typing import Any
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 """Request to answer."""
+
+
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+"""Variables of every worker."""
 
 
 class WorkerError(Exception):
@@ -42,7 +47,7 @@ class Worker:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments], cwd=Path(__file__).parent.parent,
-            env=os.environ | dict(environment or {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=os.environ | WAITING | dict(environment or {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._errors, bufsize=0,
         )  # fmt: skip
 

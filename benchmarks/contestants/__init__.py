@@ -24,6 +24,7 @@ _CLASSES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "keras-tensorflow": ("keras:OnTensorFlow", ()),
     "keras-torch": ("keras:OnTorch", ()),
     "torch": ("torch:Torch", ()),
+    "onnxruntime": ("onnxruntime:OnnxRuntime", ()),
     "cudnn": ("cudnn:CuDNN", ()),
 }
 PEERS = tuple(name for name in _CLASSES if name not in OURS)

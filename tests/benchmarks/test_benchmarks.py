@@ -1,5 +1,6 @@
 """The benchmarks' clockwork and workers, and one quick comparison of training steps from end to end."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import imdb_step, timing
+from benchmarks import imdb_step, processor, timing
 from benchmarks.workers import Worker, WorkerError
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +27,16 @@ def test_contestants_take_turns() -> None:
 
         return turn
 
-    timings = timing.interleave({"a": contestant("a", 1.0), "b": contestant("b", 10.0)}, rounds=3)
-    assert order == ["a", "b"] * 3
-    assert timings["a"].seconds == [1.0, 3.0, 5.0] and timings["a"].median == 3.0
-    assert timings["b"].as_json()["min_ms"] == 20_000 and timings["b"].as_json()["turns"] == 3
+    names = ("a", "b", "c")
+    timings = timing.interleave({name: contestant(name, 10.0) for name in names}, rounds=12)
+    rounds = [order[start : start + 3] for start in range(0, 36, 3)]
+    assert all(sorted(turns) == [*names] for turns in rounds)
+    neighbours = {pair for turns in rounds for pair in itertools.pairwise(turns)}
+    assert neighbours == {*itertools.permutations(names, 2)}, "nobody always comes after the same one"
+    assert timings["a"].seconds == [10.0 * (place + 1) for place, name in enumerate(order) if name == "a"]
+    assert timings["a"].median == np.median(timings["a"].seconds)
+    assert timings["b"].as_json()["min_ms"] == 10_000 * (order.index("b") + 1)
+    assert timings["b"].as_json()["turns"] == 12
 
 
 def test_the_slow_run_out_of_their_budget() -> None:
@@ -45,6 +52,7 @@ def test_repeated_calls_count_by_their_median() -> None:
 def test_machine_names_what_took_part() -> None:
     found = timing.machine()
     assert found["cores"] >= 1 and found["processor"] and found["packages"]["jax"]
+    assert found["instruction_set"] == processor.instruction_set()
 
 
 @pytest.mark.parametrize(("cell", "count"), [("lstm", 131_584), ("gru", 99_072), ("simple_rnn", 32_896)])
@@ -73,6 +81,10 @@ def test_a_worker_answers_errors_too(worker: Worker) -> None:
         worker.ask(word="1 / 0")
     assert not caught.value.died
     assert worker.ask(word="'again'") == {"answer": "again"}
+
+
+def test_threads_of_a_worker_sleep_while_they_wait(worker: Worker) -> None:
+    assert worker.ask(word="os.environ['OMP_WAIT_POLICY']") == {"answer": "passive"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux' /proc")
