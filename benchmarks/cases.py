@@ -59,6 +59,7 @@ SIZES: dict[str, tuple[Size, ...]] = {
         Size(64, 64, 512, 512),
         Size(1, 50, 1024, 1024),
     ),
+    "long": tuple(Size(8, steps, 64, 64) for steps in (500, 1000, 2000, 4000)),
     "flashrnn": (_FLASH,),
     "batch-sweep": tuple(_FLASH._replace(batch=batch) for batch in (2, 8, 16, 32, 64, 128, 256)),
     "length-sweep": tuple(_FLASH._replace(steps=steps) for steps in (256, 512, 1024, 2048)),

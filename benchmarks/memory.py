@@ -9,6 +9,7 @@ of a CPU have some more of their own, for the weights in another order and for s
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,15 @@ from benchmarks.layers import RESULTS, sizes, slug
 from benchmarks.tables import markdown
 from benchmarks.timing import machine
 
-SIZES = ("imdb", "small", "medium", "large", "wide", "latency", "flashrnn")
-IMPLEMENTATIONS = {"flax-rnn": "auto", "fused": "fused", "scan": "scan"}
-"""Names as among the contestants, the default first."""
+SIZES = ("imdb", "small", "medium", "large", "wide", "latency", "flashrnn", "long")
+IMPLEMENTATIONS = {"flax-rnn": "auto", "in chunks": "auto", "fused": "fused", "scan": "scan"}
+"""Names as among the contestants, the default first; in chunks, it keeps the state of each root-of-T-th step only."""
 
 
-def temporary(case: Case, implementation: str) -> int:
-    """Bytes."""
+def temporary(case: Case, name: str) -> int:
+    """Bytes, of one of ``IMPLEMENTATIONS``."""
+    size = math.isqrt(case.steps) if name == "in chunks" else None
+    function = apply(case, IMPLEMENTATIONS[name], checkpoint_every=size)
 
     def shapes(tree: Any) -> Any:
         return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, jnp.dtype(case.dtype)), tree)
@@ -41,13 +44,13 @@ def temporary(case: Case, implementation: str) -> int:
         "dropout_key": jax.eval_shape(lambda: jax.random.key(0)) if case.dropout else None,
     }
     arguments = shapes(case.weights()), shapes(case.inputs()), shapes(case.cotangent()), extras
-    analysis = compiled(case, apply(case, implementation)).lower(*arguments).compile().memory_analysis()
+    analysis = compiled(case, function).lower(*arguments).compile().memory_analysis()
     return int(analysis.temp_size_in_bytes)
 
 
 def measure(case: Case) -> dict[str, Any]:
     """Of each implementation."""
-    found = {name: temporary(case, implementation) for name, implementation in IMPLEMENTATIONS.items()}
+    found = {name: temporary(case, name) for name in IMPLEMENTATIONS}
     return {"case": case.as_json(), "temporary_bytes": found}
 
 

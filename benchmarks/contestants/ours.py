@@ -34,14 +34,14 @@ class Ours(with_jax.OnJax):
         return self.run(case, apply(case, self.implementation), with_jax.on_device(case, case.weights()), extras)
 
 
-def apply(case: Case, implementation: str) -> with_jax.Apply:
-    """``(params, inputs, arguments of rnn) -> outputs``."""
+def apply(case: Case, implementation: str, **more: Any) -> with_jax.Apply:
+    """``(params, inputs, arguments of rnn) -> outputs``, with more options of ``rnn``."""
     cell = CELLS[case.cell](
         case.units, case.activation, use_bias=case.bias, recurrent_dropout=case.dropout, dtype=jnp.dtype(case.dtype)
     )
 
     def function(params: Any, x: jax.Array, extras: dict[str, Any]) -> jax.Array:
-        options: dict[str, Any] = {"return_sequences": True, "implementation": implementation, **extras}
+        options: dict[str, Any] = {"return_sequences": True, "implementation": implementation, **more, **extras}
         if case.directions == 2:
             return flax_rnn.bidirectional((cell, cell), params[0], x, **options)
         if case.depth > 1:

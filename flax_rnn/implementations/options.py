@@ -20,6 +20,9 @@ class SequenceOptions(KerasNames):
       zero_output_for_mask: whether the outputs of masked steps are zeros, or those of the last step that was not masked
         (zeros where there was none). The last output ``(B, H)`` is always that of the last step that was not masked.
       time_major: whether inputs, outputs and mask have the time axis first: ``(T, B, D)``.
+      checkpoint_every: for long sequences: of how many steps each only one state is kept for the backward pass, which
+        computes the others again; ``None`` to keep what all steps leave behind. About the root of the number of steps
+        takes the least memory. Numbers and gradients stay the same.
       implementation: how to evaluate the loop; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``.
     """
 
@@ -30,6 +33,7 @@ class SequenceOptions(KerasNames):
     unroll: bool | int = False
     zero_output_for_mask: bool = False
     time_major: bool = False
+    checkpoint_every: int | None = None
     implementation: str = "auto"
 
     def __post_init__(self) -> None:
@@ -39,6 +43,8 @@ class SequenceOptions(KerasNames):
         """Raises ``ValueError`` for options that make no sense."""
         if not isinstance(self.unroll, bool):
             _checks.positive_int("unroll", self.unroll)
+        if self.checkpoint_every is not None:
+            _checks.positive_int("checkpoint_every", self.checkpoint_every)
 
     @property
     def options(self) -> dict[str, Any]:

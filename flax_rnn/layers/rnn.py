@@ -18,6 +18,7 @@ from flax_rnn.implementations.choice import pick, request_for
 from flax_rnn.implementations.loop import Arrays, Loop
 from flax_rnn.implementations.options import SequenceOptions
 from flax_rnn.implementations.protocol import Implementation
+from flax_rnn.layers.chunks import run_in_chunks
 from flax_rnn.layers.steps import Steps, steps_of
 
 
@@ -72,7 +73,7 @@ def rnn(
       dropout_key: the key of the dropout masks when training; ``None`` for no dropout.
       dropout_masks: the masks themselves, as ``cell.dropout_masks`` draws them; in place of ``dropout_key``.
       **options: the fields of ``SequenceOptions``: ``return_sequences``, ``return_state``, ``go_backwards``,
-        ``keep_order``, ``unroll``, ``zero_output_for_mask``, ``time_major``, ``implementation``.
+        ``keep_order``, ``unroll``, ``zero_output_for_mask``, ``time_major``, ``checkpoint_every``, ``implementation``.
 
     Returns:
       ``outputs``, ``(B, T, H)`` or ``(B, H)`` in the compute dtype, or ``(outputs, carry)`` where ``return_state``.
@@ -171,7 +172,8 @@ def _start(cell: Cell, params: Params, first: jax.Array, masks: Masks, without_m
 
 
 def _evaluate(implementation: Implementation, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
-    return implementation.run(loop, arrays)
+    size = loop.options.checkpoint_every
+    return implementation.run(loop, arrays) if size is None else run_in_chunks(implementation, loop, arrays, size)
 
 
 # What was traced for a layer is kept for equal ones, and a call outside of `jax.jit` is one computation.

@@ -201,6 +201,22 @@ def test_gradients_pass_by_what_has_none(kind: str) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.each(1)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("mask", [None, MASK], ids=["plain", "masked"])
+@KIND
+@FACES
+def test_chunks_change_nothing(face: str, kind: str, mask: Any, reverse: bool) -> None:
+    def loss(x: Any, size: int | None) -> Any:
+        result = ours(face, kind, x, call={"mask": mask}, go_backwards=reverse, checkpoint_every=size)
+        leaves = [leaf for leaf in jax.tree.leaves(result) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        return oracle.weighted_sum(1, leaves), result
+
+    (in_chunks, actual), (at_once, expected) = (jax.grad(loss, has_aux=True)(X, size) for size in (3, None))
+    assert_same(actual, expected)
+    np.testing.assert_allclose(in_chunks, at_once, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["list", "dataclass", "keys"])
 @FACES
 def test_a_carry_of_another_structure_is_refused(face: str, kind: str) -> None:
