@@ -127,7 +127,10 @@ def _run(
         outputs, carry = evaluate(implementation, loop, Arrays(params, masks, carry, x, mask, resets))
     except TypeError as error:
         if "forward-mode" in str(error):  # jax's message names neither the layer nor a way out
-            error.add_note(f'implementation: expected "scan" for forward-mode derivatives, got {implementation.name!r}')
+            size = loop.options.checkpoint_every
+            name, expected = ("implementation", '"scan"') if size is None else ("checkpoint_every", "None")
+            got = implementation.name if size is None else size
+            error.add_note(f"{name}: expected {expected} for forward-mode derivatives, got {got!r}")
         raise
     return steps._replace(x=outputs), carry
 

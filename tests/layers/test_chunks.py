@@ -103,6 +103,13 @@ def test_it_can_be_differentiated_again() -> None:
     oracle.assert_close(second(3), second(None), 1e-4)
 
 
+def test_forward_mode_is_refused_by_name() -> None:
+    weights, x, _ = problem(CELLS["GRU"])
+    with pytest.raises(TypeError) as caught:
+        jax.jvp(lambda x: flax_rnn.rnn(CELLS["GRU"], weights, x, implementation="scan", checkpoint_every=3), (x,), (x,))
+    assert caught.value.__notes__ == ["checkpoint_every: expected None for forward-mode derivatives, got 3"]
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_layers_have_it(axis: int) -> None:
     layers = [
