@@ -23,8 +23,8 @@ class SequenceOptions(KerasNames):
       checkpoint_every: for long sequences: of how many steps each only one state is kept for the backward pass, which
         computes the others again; ``None`` to keep what all steps leave behind. About the root of the number of steps
         takes the least memory. Numbers and gradients stay the same.
-      implementation: how to evaluate the loop; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``, and no
-        ``checkpoint_every``.
+      implementation: how to evaluate the loop; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``, and
+        no ``checkpoint_every``.
     """
 
     return_sequences: bool = False
