@@ -12,7 +12,8 @@ from flax_rnn.layers.stateful import LayerOptions
 
 # What the layers of both directions have in common.
 _SHARED = (
-    "return_sequences", "return_state", "time_major", "stateful", "unroll", "zero_output_for_mask", "implementation"
+    "return_sequences", "return_state", "time_major", "stateful", "unroll", "zero_output_for_mask", "checkpoint_every",
+    "implementation",
 )  # fmt: skip
 MERGE_MODES = ("concat", "sum", "ave", "mul", None)
 
