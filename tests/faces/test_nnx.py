@@ -136,7 +136,7 @@ def test_simple_rnn_gives_the_numbers_of_the_core() -> None:
 def test_every_option_reaches_the_loop() -> None:
     given: dict[str, Any] = {
         "return_sequences": True, "return_state": True, "go_backwards": True, "keep_order": True, "unroll": 3,
-        "zero_output_for_mask": True, "time_major": True, "implementation": "scan",
+        "zero_output_for_mask": True, "time_major": True, "checkpoint_every": 4, "implementation": "scan",
     }  # fmt: skip
     for layer in (LSTM(D, H, rngs=nnx.Rngs(0), **given), RNN(stack(), **given)):
         assert layer.options == given
