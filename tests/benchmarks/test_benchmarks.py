@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import imdb_step, processor, timing
+from benchmarks import imdb_step, processor, single_step, timing
 from benchmarks.workers import Worker, WorkerError
 
 ROOT = Path(__file__).parents[2]
@@ -129,3 +129,16 @@ def test_what_cannot_run_is_listed_with_the_reason() -> None:
     )
     assert "| lstm | flax_rnn | 2.0 | 1.0 | 1.5 to 2.5 | 1.00 |" in text
     assert "| lstm | keras-torch | did not run: No module named 'torch' |" in text
+
+
+def test_a_quick_look_at_single_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    single_step.main(["--quick", "--units", "5", "--batch", "2"])  # which compares all ways with torch
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| torch |") and "(1.00)" in lines[2]
+    assert {"apply_cell", "rnn", "stateful, nnx.jit"} <= {line.split("|")[1].strip() for line in lines if "|" in line}
+
+
+def test_single_steps_hand_their_state_on() -> None:
+    call = single_step.carried(lambda state, x: (state * x, state + 1), 2, 10)
+    assert [call(), call(), call()] == [20, 30, 40]
