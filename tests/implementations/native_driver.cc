@@ -110,8 +110,8 @@ class Problem {
 
 template <typename Cell>
 void TestThreads() {
-  const Sizes all[] = {{7, 5, 3, 21}, {1, 1, 1, 1}, {16, 9, 17, 70},  {0, 3, 2, 4},  {3, 0, 2, 4},
-                       {2, 3, 0, 4},  {2, 3, 4, 0}, {40, 12, 10, 64}, {2, 9, 9, 250}};
+  const Sizes all[] = {{7, 5, 3, 21}, {1, 1, 1, 1}, {16, 9, 17, 70},  {0, 3, 2, 4},   {3, 0, 2, 4},
+                       {2, 3, 0, 4},  {2, 3, 4, 0}, {40, 12, 10, 64}, {2, 9, 9, 250}, {2, 3, 5, 40}};
   for (const Sizes& sizes : all)
     for (int64_t masks : {0, 1, Cell::kGates})
       for (bool reverse : {false, true}) {

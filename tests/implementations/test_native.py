@@ -89,7 +89,7 @@ def test_values_equal_the_oracle(name: str, dropout: str, masked: bool, loop: st
     ("batch", "steps", "features", "units"),
     [
         *[(1, 1, 1, 1), (2, 3, 5, 16), (13, 2, 17, 33), (64, 4, 3, 64), (3, 140, 8, 70)],
-        (5, 2, 7, 128),  # whose matrices are read where they lie
+        *[(5, 2, 7, 128), (3, 2, 6, 48)],  # whose matrices are read where they lie
         (2, 9, 9, 256),  # whose units threads divide
     ],
     ids=lambda n: str(n),

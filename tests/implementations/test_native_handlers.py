@@ -168,8 +168,8 @@ import jax, jax.numpy as jnp
 from flax_rnn.implementations.native import library
 assert library.absent() is None
 UNITS = 2**20
-call = jax.ffi.ffi_call(library.INPUTS_GRADIENT, [jax.ShapeDtypeStruct((2, 3, 1), jnp.float32)])
-arrays = jnp.ones((2, 3, UNITS)), jnp.ones((1, UNITS)), jnp.zeros((0, 0, 0))
+call = jax.ffi.ffi_call(library.INPUTS_GRADIENT, [jax.ShapeDtypeStruct((2, 5, 1), jnp.float32)])
+arrays = jnp.ones((2, 5, UNITS)), jnp.ones((1, UNITS)), jnp.zeros((0, 0, 0))
 compiled = jax.jit(lambda *arrays: call(*arrays, cell="simple_rnn")).lower(*arrays).compile()
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 before = resource.getrlimit(resource.RLIMIT_AS)
@@ -191,4 +191,4 @@ def test_without_memory_it_is_an_error() -> None:
     done = subprocess.run([sys.executable, "-c", TOO_LARGE], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.strip().splitlines()
-    assert first == "RESOURCE_EXHAUSTED: out of memory" and second == "(2, 3, 1)"
+    assert first == "RESOURCE_EXHAUSTED: out of memory" and second == "(2, 5, 1)"

@@ -13,10 +13,32 @@
 namespace flax_rnn {
 
 // Columns of to (rows, N) = sums (rows, total * H) @ panels, of some gates; or += where `Add`. Row r has the dropout
-// mask of (first + r) / repeats.
+// mask of (first + r) / repeats. This is for a matrix that is not packed, by its rows.
+template <bool Add>
+inline void MultiplyByRows(const TransposedPanels& transposed, Range panels, const DropoutMasks& masks, Gates gates,
+                           const float* sums, Range rows, int64_t repeats, float* to) {
+  const int64_t units = transposed.units(), size = transposed.size();
+  const int parts = masks.count > 1 ? gates.count : 1, depth = gates.count / parts * units;
+  const Range columns = transposed.RowsOf(panels);
+  for (int64_t place = columns.first; place < columns.last; ++place)
+    for (int64_t row = 0; row < rows.size(); ++row) {
+      float* const at = to + row * size + place;
+      float total = Add ? *at : 0;
+      for (int part = 0; part < parts; ++part) {
+        const int64_t column = gates.first * units + part * depth;
+        float product = Dot(sums + row * gates.total * units + column, transposed.Row(place, column), depth);
+        if (masks.count > 0) product *= masks.Of(gates.first + part, size)[(rows.first + row) / repeats * size + place];
+        total += product;
+      }
+      *at = total;
+    }
+}
+
+// The same for any matrix, by panels if there are any.
 template <bool Add>
 inline void MultiplyTransposed(const TransposedPanels& transposed, Range panels, const DropoutMasks& masks, Gates gates,
                                const float* sums, Range rows, int64_t repeats, float* to) {
+  if (!transposed.packed()) return MultiplyByRows<Add>(transposed, panels, masks, gates, sums, rows, repeats, to);
   const int64_t units = transposed.units(), size = transposed.size();
   const int parts = masks.count > 1 ? gates.count : 1, depth = gates.count / parts * units;
   ForTiles<kWide>(rows.size(), panels, [&](int64_t row, int64_t panel, auto tile) {

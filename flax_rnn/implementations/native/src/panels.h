@@ -65,19 +65,26 @@ class Panels {
   Buffer values_;
 };
 
-// Of the transpose of a matrix (size, columns), in wide tiles; the columns are of gates with `units` each.
+// Of the transpose of a matrix (size, columns), in wide tiles; the columns are of gates with `units` each. It is not
+// packed where there are few products, as above.
 class TransposedPanels {
  public:
-  TransposedPanels(const float* matrix, int64_t size, int64_t columns, int64_t units)
+  TransposedPanels(const float* matrix, int64_t size, int64_t columns, int64_t units, bool packed)
       : matrix_(matrix),
         size_(size),
         columns_(columns),
         units_(units),
         count_((size + kSize - 1) / kSize),
-        values_(count_ * kSize * columns) {}
+        packed_(packed),
+        values_(packed ? count_ * kSize * columns : 0) {}
 
   int64_t count() const { return count_; }
   int64_t size() const { return size_; }
+  bool packed() const { return packed_; }
+
+  // The rows of the matrix that some panels are made of, and one of them from `column` on.
+  Range RowsOf(Range panels) const { return {panels.first * kSize, std::min(panels.last * kSize, size_)}; }
+  const float* Row(int64_t row, int64_t column) const { return matrix_ + row * columns_ + column; }
   int64_t units() const { return units_; }
 
   // The panels from `panel` on, beginning with `column`.
@@ -86,6 +93,7 @@ class TransposedPanels {
   }
 
   void Pack(int64_t panel) {
+    if (!packed_) return;
     float* const to = values_.data() + panel * columns_ * kSize;
     const float* const from = matrix_ + panel * kSize * columns_;
     const int64_t count = std::min<int64_t>(kSize, size_ - panel * kSize);
@@ -101,6 +109,7 @@ class TransposedPanels {
 
   const float* matrix_;
   int64_t size_, columns_, units_, count_;
+  bool packed_;
   Buffer values_;
 };
 

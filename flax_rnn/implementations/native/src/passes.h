@@ -31,10 +31,13 @@ void Forward(Pool& pool, const Layer& layer, const Weights& weights, const Forwa
       [&](auto& group, Range part, Barrier& barrier) { Cell::Forward(layer, panels, arrays, group, part, barrier); });
 }
 
+// For no more products a transposed matrix is not packed.
+constexpr int64_t kFew = 8;
+
 template <typename Cell, typename Pool>
 void Backward(Pool& pool, const Layer& layer, const float* recurrent, const BackwardArrays& arrays) {
   const int64_t columns = Cell::kGates * layer.units;
-  TransposedPanels panels(recurrent, layer.units, columns, layer.units);
+  TransposedPanels panels(recurrent, layer.units, columns, layer.units, layer.batch * layer.steps > kFew);
   const Division division =
       Divide({layer.steps, layer.batch, columns, layer.units, 0, columns}, panels.count(), pool.num_threads());
   ForParts<typename Cell::Backwards>(
@@ -44,7 +47,8 @@ void Backward(Pool& pool, const Layer& layer, const float* recurrent, const Back
 
 template <typename Cell, typename Pool>
 void InputsGradient(Pool& pool, const Layer& layer, const float* kernel, const float* d_sums, float* d_x) {
-  TransposedPanels panels(kernel, layer.features, Cell::kGates * layer.units, layer.units);
+  TransposedPanels panels(kernel, layer.features, Cell::kGates * layer.units, layer.units,
+                          layer.batch * layer.steps > kFew);
   const int64_t rows = layer.batch * layer.steps, groups = std::max<int64_t>(1, std::min(rows, pool.num_threads()));
   ForRows(
       pool, groups, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, rows,

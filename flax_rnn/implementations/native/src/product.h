@@ -82,6 +82,19 @@ inline void Multiply(Vector (&sums)[P][R][N], Rows rows, int64_t depth, Columns 
     MultiplyBy<false>(sums, rows, depth, columns);
 }
 
+// The product of two rows.
+inline float Dot(const float* a, const float* b, int64_t size) {
+  constexpr int kParts = 4;
+  Vector sums[kParts] = {};
+  for (int64_t k = 0; k < size; k += kParts * kLanes)
+    for (int n = 0; n < kParts; ++n)
+      if (const int64_t at = k + n * kLanes; at < size) sums[n] += Load(a + at, size - at) * Load(b + at, size - at);
+  const Vector total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  float sum = 0;
+  for (int n = 0; n < kLanes; ++n) sum += total[n];
+  return sum;
+}
+
 // The multipliers have something to do while a sum waits for its last addition.
 constexpr int kBusy = 8;
 
