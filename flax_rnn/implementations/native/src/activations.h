@@ -1,7 +1,7 @@
 // The activations of recurrent layers on vectors, and their gradients.
 //
-// exp is 2^n exp(r) with x = n log 2 + r and a polynomial in r; tanh and sigmoid follow from it, tanh by way of exp - 1
-// so that small arguments keep their digits.
+// exp(x) is 2^n 2^r with x = (n + r) log 2 and a polynomial in r; tanh and sigmoid follow from it, tanh by way of
+// exp(x) - 1 so that small arguments keep their digits.
 
 #ifndef FLAX_RNN_ACTIVATIONS_H_
 #define FLAX_RNN_ACTIVATIONS_H_
@@ -19,37 +19,37 @@ constexpr std::string_view kActivations[] = {
     "linear", "tanh", "sigmoid", "relu", "hard_sigmoid", "hard_sigmoid_keras2", "softsign",
 };
 
-// exp(x) = scale (1 + rest), for x of at most 88.
+// exp(x) = scale (1 + rest), for x within -87 to 87.
 struct Exponential {
   Vector scale, rest;
 };
 
+// The polynomial is the one of its degree that is off by least, 3e-8 of 2^r - 1.
 inline Exponential Split(Vector x) {
   const float round = 12582912.0f;  // 1.5 * 2^23: adding it rounds to integers, in the last bits
   x = x < -87.0f ? Vector{} - 87.0f : x;
-  x = x > 88.0f ? Vector{} + 88.0f : x;
-  const Vector shifted = x * 1.44269504f + round;
-  const Vector n = shifted - round;
-  const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vector p = r * (1.0f / 5040) + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
+  x = x > 87.0f ? Vector{} + 87.0f : x;
+  const Vector shifted = x * 1.44269502f + round;
+  const Vector r = x * 1.92596299e-8f + (x * 1.44269502f - (shifted - round));  // by log2(e) in two parts
+  Vector p = r * 1.5353362e-4f + 1.3398875e-3f;
+  p = p * r + 9.6184369e-3f;
+  p = p * r + 5.5503324e-2f;
+  p = p * r + 0.24022648f;
+  p = p * r + 0.69314718f;
   const Integers bits = ((Integers)shifted << 23) + 0x3f800000;
-  return {(Vector)bits, p * r * r + r};
+  return {(Vector)bits, p * r};
 }
 
 inline Vector Sigmoid(Vector x) {
   const Exponential e = Split(-x);
-  return 1.0f / (1.0f + e.scale + e.scale * e.rest);
+  return Reciprocal((1.0f + e.scale) + e.scale * e.rest);
 }
 
 inline Vector Tanh(Vector x) {
   const Vector magnitude = x < 0.0f ? -x : x;
   const Exponential e = Split(magnitude * -2.0f);
   const Vector less_one = e.scale * e.rest + (e.scale - 1.0f);
-  const Vector result = -less_one / (less_one + 2.0f);
+  const Vector result = -less_one * Reciprocal(less_one + 2.0f);
   return x < 0.0f ? -result : result;
 }
 

@@ -8,10 +8,9 @@
 
 namespace flax_rnn {
 
-// Into how many parts rows and units are divided, and whether matrices are packed.
+// Into how many parts rows and units are divided.
 struct Division {
   int64_t rows = 1, units = 1;
-  bool packed = true;
   std::chrono::microseconds patience{0};  // of threads with those that are to come
 };
 
@@ -26,17 +25,17 @@ struct Work {
 // good to some half: which division is best hangs on ratios of them.
 //
 // Rows need nothing of one another, but each thread reads all weights for its rows. Threads that divide the units read
-// a part of them, and wait for one another at each step.
+// a part of them, and wait for one another at each step; they have to save more than they would otherwise, since a step
+// takes as long as the slowest of them, which may be kept waiting by something else that runs on the machine.
 inline double Cost(const Work& work, const Division& division) {
   constexpr double kProduct = kTileSums == 24 ? 0.012 : 0.024, kNear = 0.04, kFar = 0.16, kExchange = 6, kWait = 500,
-                   kWake = 8000;
-  constexpr int64_t kCache = 400000;  // floats
+                   kWake = 8000, kRisk = 1.25;
   const double rows = (work.rows + division.rows - 1) / division.rows,
                weights = 1.0 * work.depth * work.columns / division.units;
   const double products = rows * (weights + 1.0 * work.ahead / division.units) * kProduct;
-  double step = products + weights * (weights > kCache ? kFar : kNear);
+  double step = products + weights * (weights > kNearFloats ? kFar : kNear);
   if (division.units > 1) step += kWait + rows * work.exchanged * (division.units - 1) / division.units * kExchange;
-  return work.steps * step + (division.rows * division.units > 1 ? kWake : 0);
+  return work.steps * step * (division.units > 1 ? kRisk : 1) + (division.rows * division.units > 1 ? kWake : 0);
 }
 
 // The best one for so many threads.
@@ -49,7 +48,6 @@ inline Division Divide(const Work& work, int64_t panels, int64_t threads) {
     division.units = std::max<int64_t>(1, std::min(threads / rows, panels));
     if (const double cost = Cost(work, division); cost < least) least = cost, best = division;
   }
-  best.packed = work.steps * work.rows > 10 * kRows<4>;
   best.patience = std::chrono::microseconds(static_cast<int64_t>(least / 4000));
   return best;
 }

@@ -46,8 +46,11 @@ inline void MultiplyTransposed(const TransposedPanels& transposed, Range panels,
     for (int part = 0; part < parts; ++part) {
       const int64_t column = gates.first * units + part * depth;
       Vector products[P][R][kWide] = {};
-      Multiply(products, {sums + row * gates.total * units + column, gates.total * units}, depth,
-               transposed.At(panel, column));
+      Columns block = transposed.At(panel, column);
+      if (tile.index < kWide * kLanes / kCacheLine)  // a part of the panel that follows
+        block.next = transposed.At(panel + P < panels.last ? panel + P : panels.first, column).values +
+                     tile.index * depth * kCacheLine;
+      Multiply(products, {sums + row * gates.total * units + column, gates.total * units}, depth, block);
       for (int r = 0; r < R; ++r)
         for (int n = 0; n < P * kWide; ++n) {
           const int64_t place = (panel * kWide + n) * kLanes, lanes = size - place;

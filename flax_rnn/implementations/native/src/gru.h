@@ -17,10 +17,10 @@ struct Gru {
 
   using Matrices = std::array<Panels, 3>;
 
-  static Matrices Pack(const Layer& layer, const Weights& weights, bool packed) {
-    return {Panels(weights.kernel, layer.features, layer.units, {3, 0, 3}, packed),
-            Panels(weights.recurrent, layer.units, layer.units, {3, 0, 3}, packed),
-            Panels(weights.bias, 1, layer.units, {4, 0, 4}, packed)};
+  static Matrices Pack(const Layer& layer, const Weights& weights, int64_t products) {
+    return {Panels(weights.kernel, layer.features, layer.units, {3, 0, 3}, products),
+            Panels(weights.recurrent, layer.units, layer.units, {3, 0, 3}, products),
+            Panels(weights.bias, 1, layer.units, {4, 0, 4}, products)};
   }
 
   using Forwards = ForwardGroup;
@@ -29,23 +29,24 @@ struct Gru {
                       Range part, Barrier& barrier) {
     const int64_t units = layer.units;
     Projection<3> projection(layer, arrays.x, panels[0], panels[2], group.rows, part);
+    Product<3> product(panels[1], units, group.rows.size(), part);
     ForSteps(layer, arrays, group, UnitsOf(layer, part), barrier, [&](int64_t step, const Operand& state) {
       projection.Prepare(step);
-      ForTiles<3>(group.rows.size(), part, [&](int64_t row, int64_t panel, auto tile) {
-        constexpr int P = tile.kPanels, R = tile.kRows;
-        const Columns bias = panels[2].At(panel);
-        Vector sums[P][R][3], from_input[P][R];
-        projection.Load(sums, step, row, panel);
-        for (int p = 0; p < P; ++p)
-          for (int r = 0; r < R; ++r) {
-            from_input[p][r] = sums[p][r][2];
-            sums[p][r][2] = Load(bias.values + p * bias.panel + 3 * bias.column);
-          }
-        Multiply(sums, state.At(row), units, panels[1].At(panel));
-        ForVectors(tile, layer, step, group.rows.first + row, panel, [&](int p, int r, int64_t place, int64_t unit) {
-          Finish(layer, arrays, sums[p][r], from_input[p][r], place, unit, &group.h[(row + r) * units + unit]);
-        });
-      });
+      product.Compute(
+          group.rows.size(), [&](int64_t row) { return state.At(row); },
+          [&](auto& sums, int64_t row, int64_t panel, auto tile) {
+            projection.Load(sums, step, row, panel);
+            const Columns bias = panels[2].At(panel);
+            for (int p = 0; p < tile.kPanels; ++p)
+              for (int r = 0; r < tile.kRows; ++r) sums[p][r][2] = Load(bias.values + p * bias.panel + 3 * bias.column);
+          },
+          [&](const auto& sums, int64_t row, int64_t panel, auto tile) {
+            ForVectors(tile, layer, step, group.rows.first + row, panel,
+                       [&](int p, int r, int64_t place, int64_t unit) {
+                         Finish(layer, arrays, sums[p][r], projection.At(step, row + r, panel + p)[2], place, unit,
+                                &group.h[(row + r) * units + unit]);
+                       });
+          });
     });
   }
 

@@ -16,11 +16,11 @@ struct GruResetBefore {
 
   using Matrices = std::array<Panels, 4>;
 
-  static Matrices Pack(const Layer& layer, const Weights& weights, bool packed) {
-    return {Panels(weights.kernel, layer.features, layer.units, {3, 0, 3}, packed),
-            Panels(weights.recurrent, layer.units, layer.units, {3, 0, 2}, packed),
-            Panels(weights.bias, 1, layer.units, {3, 0, 3}, packed),
-            Panels(weights.recurrent, layer.units, layer.units, {3, 2, 0}, packed)};
+  static Matrices Pack(const Layer& layer, const Weights& weights, int64_t products) {
+    return {Panels(weights.kernel, layer.features, layer.units, {3, 0, 3}, products),
+            Panels(weights.recurrent, layer.units, layer.units, {3, 0, 2}, products),
+            Panels(weights.bias, 1, layer.units, {3, 0, 3}, products),
+            Panels(weights.recurrent, layer.units, layer.units, {3, 2, 0}, products)};
   }
 
   struct Forwards : ForwardGroup {
@@ -40,41 +40,38 @@ struct GruResetBefore {
     const int64_t units = layer.units;
     const Range own = WideUnitsOf(layer, part), narrow = {part.first * kWide, (own.last + kLanes - 1) / kLanes};
     Projection<3> projection(layer, arrays.x, panels[0], panels[2], group.rows, narrow);
+    Product<2> gates_product(panels[1], units, group.rows.size(), narrow);
+    Product<kWide> product(panels[3], units, group.rows.size(), part);
     ForSteps(layer, arrays, group, own, barrier, [&](int64_t step, const Operand& state) {
       projection.Prepare(step);
-      ForTiles<3>(group.rows.size(), narrow, [&](int64_t row, int64_t panel, auto tile) {
-        constexpr int P = tile.kPanels, R = tile.kRows;
-        Vector sums[P][R][3], gates[P][R][2];
-        projection.Load(sums, step, row, panel);
-        for (int p = 0; p < P; ++p)
-          for (int r = 0; r < R; ++r)
-            for (int k = 0; k < 2; ++k) gates[p][r][k] = sums[p][r][k];
-        Multiply(gates, state.At(row), units, panels[1].At(panel));
-        ForVectors(tile, layer, step, group.rows.first + row, panel, [&](int p, int r, int64_t place, int64_t unit) {
-          const int64_t at = (row + r) * units + unit, lanes = units - unit;
-          const Vector z = Activate(layer.gate, gates[p][r][0]), open = Activate(layer.gate, gates[p][r][1]);
-          const Vector kept = open * Load(&group.h[at], lanes);
-          Store(&group.z[at], z, lanes);
-          Store(&group.n[at], sums[p][r][2], lanes);
-          Store(&group.reset[at], kept, lanes);
-          if (arrays.gates == nullptr) return;
-          Store(arrays.extra + place * units + unit, kept, lanes);
-          Store(arrays.gates + place * 3 * units + unit, z, lanes);
-          Store(arrays.gates + place * 3 * units + unit + units, open, lanes);
-        });
-      });
+      gates_product.Compute(
+          group.rows.size(), [&](int64_t row) { return state.At(row); },
+          [&](auto& gates, int64_t row, int64_t panel, auto tile) {
+            for (int p = 0; p < tile.kPanels; ++p)
+              for (int r = 0; r < tile.kRows; ++r)
+                std::memcpy(gates[p][r], projection.At(step, row + r, panel + p), sizeof(gates[p][r]));
+          },
+          [&](const auto& gates, int64_t row, int64_t panel, auto tile) {
+            ForVectors(tile, layer, step, group.rows.first + row, panel,
+                       [&](int p, int r, int64_t place, int64_t unit) {
+                         const int64_t at = (row + r) * units + unit;
+                         StartReset(layer, arrays, gates[p][r], projection.At(step, row + r, panel + p)[2], place, unit,
+                                    &group, at);
+                       });
+          });
       SetColumns(group.reset_state, group.reset, group.rows, own, units);
       barrier.Wait();
-      ForTiles<kWide>(group.rows.size(), part, [&](int64_t row, int64_t panel, auto tile) {
-        Vector sums[tile.kPanels][tile.kRows][kWide] = {};
-        Multiply(sums, group.reset_state.At(row), units, panels[3].At(panel));
-        ForWideVectors(tile, layer, step, group.rows.first + row, panel,
-                       [&](int p, int r, int n, int64_t place, int64_t unit) {
-                         const int64_t at = (row + r) * units + unit;
-                         Finish(layer, arrays, sums[p][r][n] + Load(&group.n[at], units - unit), place, unit,
-                                &group.z[at], &group.h[at]);
-                       });
-      });
+      product.Compute(
+          group.rows.size(), [&](int64_t row) { return group.reset_state.At(row); },
+          [&](auto& sums, int64_t, int64_t, auto) { std::memset(&sums, 0, sizeof(sums)); },
+          [&](const auto& sums, int64_t row, int64_t panel, auto tile) {
+            ForWideVectors(tile, layer, step, group.rows.first + row, panel,
+                           [&](int p, int r, int n, int64_t place, int64_t unit) {
+                             const int64_t at = (row + r) * units + unit;
+                             Finish(layer, arrays, sums[p][r][n] + Load(&group.n[at], units - unit), place, unit,
+                                    &group.z[at], &group.h[at]);
+                           });
+          });
     });
   }
 
@@ -109,6 +106,21 @@ struct GruResetBefore {
   }
 
  private:
+  // The gates, and r * h.
+  static void StartReset(const Layer& layer, const ForwardArrays& arrays, const Vector (&sums)[2], Vector from_input,
+                         int64_t place, int64_t unit, Forwards* group, int64_t at) {
+    const int64_t units = layer.units, lanes = units - unit;
+    const Vector z = Activate(layer.gate, sums[0]), open = Activate(layer.gate, sums[1]);
+    const Vector kept = open * Load(&group->h[at], lanes);
+    Store(&group->z[at], z, lanes);
+    Store(&group->n[at], from_input, lanes);
+    Store(&group->reset[at], kept, lanes);
+    if (arrays.gates == nullptr) return;
+    Store(arrays.extra + place * units + unit, kept, lanes);
+    Store(arrays.gates + place * 3 * units + unit, z, lanes);
+    Store(arrays.gates + place * 3 * units + unit + units, open, lanes);
+  }
+
   static void Finish(const Layer& layer, const ForwardArrays& arrays, Vector sum, int64_t place, int64_t unit,
                      const float* update, float* state) {
     const int64_t units = layer.units, lanes = units - unit;

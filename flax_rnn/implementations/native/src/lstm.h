@@ -16,10 +16,10 @@ struct Lstm {
 
   using Matrices = std::array<Panels, 3>;
 
-  static Matrices Pack(const Layer& layer, const Weights& weights, bool packed) {
-    return {Panels(weights.kernel, layer.features, layer.units, {4, 0, 4}, packed),
-            Panels(weights.recurrent, layer.units, layer.units, {4, 0, 4}, packed),
-            Panels(weights.bias, 1, layer.units, {4, 0, 4}, packed)};
+  static Matrices Pack(const Layer& layer, const Weights& weights, int64_t products) {
+    return {Panels(weights.kernel, layer.features, layer.units, {4, 0, 4}, products),
+            Panels(weights.recurrent, layer.units, layer.units, {4, 0, 4}, products),
+            Panels(weights.bias, 1, layer.units, {4, 0, 4}, products)};
   }
 
   struct Forwards : ForwardGroup {
@@ -34,17 +34,19 @@ struct Lstm {
     const int64_t units = layer.units;
     const Range own = UnitsOf(layer, part);
     Projection<4> projection(layer, arrays.x, panels[0], panels[2], group.rows, part);
+    Product<4> product(panels[1], units, group.rows.size(), part);
     ForSteps(layer, arrays, group, own, barrier, [&](int64_t step, const Operand& state) {
       projection.Prepare(step);
-      ForTiles<4>(group.rows.size(), part, [&](int64_t row, int64_t panel, auto tile) {
-        Vector sums[tile.kPanels][tile.kRows][4];
-        projection.Load(sums, step, row, panel);
-        Multiply(sums, state.At(row), units, panels[1].At(panel));
-        ForVectors(tile, layer, step, group.rows.first + row, panel, [&](int p, int r, int64_t place, int64_t unit) {
-          const int64_t at = (row + r) * units + unit;
-          Finish(layer, arrays, sums[p][r], place, unit, &group.h[at], &group.c[at]);
-        });
-      });
+      product.Compute(
+          group.rows.size(), [&](int64_t row) { return state.At(row); },
+          [&](auto& sums, int64_t row, int64_t panel, auto) { projection.Load(sums, step, row, panel); },
+          [&](const auto& sums, int64_t row, int64_t panel, auto tile) {
+            ForVectors(tile, layer, step, group.rows.first + row, panel,
+                       [&](int p, int r, int64_t place, int64_t unit) {
+                         const int64_t at = (row + r) * units + unit;
+                         Finish(layer, arrays, sums[p][r], place, unit, &group.h[at], &group.c[at]);
+                       });
+          });
     });
     CopyColumns(group.c, arrays.c, group.rows, own, units);
   }

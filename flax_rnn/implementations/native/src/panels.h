@@ -22,11 +22,16 @@ struct Gates {
   int total, first, count;
 };
 
+// So many floats stay in the second cache of a core.
+constexpr int64_t kNearFloats = 400000;
+
+// For no more rows of products, packing a matrix costs more than it saves, and it is read where it lies.
+constexpr int64_t kFew = 10 * kRows<4>;
+
 class Panels {
  public:
-  // Where there are few products, packing costs more than it saves: unless `packed` is asked for, or vectors would go
-  // beyond the end of a row, panels are read where they lie.
-  Panels(const float* matrix, int64_t depth, int64_t units, Gates gates, bool packed)
+  // For products of so many rows. What would make vectors go beyond the end of a row of the matrix is packed, too.
+  Panels(const float* matrix, int64_t depth, int64_t units, Gates gates, int64_t products)
       : matrix_(matrix + gates.first * units),
         depth_(depth),
         units_(units),
@@ -35,10 +40,12 @@ class Panels {
         columns_(wide_ ? kWide : gates.count),
         step_(wide_ ? kWide * kLanes : kLanes),
         count_((units + step_ - 1) / step_),
-        packed_(packed || units % step_ != 0),
+        packed_(products > kFew || units % step_ != 0),
         values_(packed_ ? count_ * depth * columns_ * kLanes : 0) {}
 
   int64_t count() const { return count_; }
+  bool packed() const { return packed_; }
+  bool near() const { return depth_ * row_ <= kNearFloats; }
 
   // The panels from `panel` on.
   Columns At(int64_t panel) const {
@@ -65,8 +72,7 @@ class Panels {
   Buffer values_;
 };
 
-// Of the transpose of a matrix (size, columns), in wide tiles; the columns are of gates with `units` each. It is not
-// packed where there are few products, as above.
+// Of the transpose of a matrix (size, columns), in wide tiles; the columns are of gates with `units` each.
 class TransposedPanels {
  public:
   TransposedPanels(const float* matrix, int64_t size, int64_t columns, int64_t units, bool packed)
@@ -74,9 +80,12 @@ class TransposedPanels {
         size_(size),
         columns_(columns),
         units_(units),
-        count_((size + kSize - 1) / kSize),
+        count_(Count(size)),
         packed_(packed),
-        values_(packed ? count_ * kSize * columns : 0) {}
+        values_(packed_ ? count_ * kSize * columns : 0) {}
+
+  // How many panels a matrix of this size has.
+  static int64_t Count(int64_t size) { return (size + kSize - 1) / kSize; }
 
   int64_t count() const { return count_; }
   int64_t size() const { return size_; }

@@ -18,10 +18,9 @@ struct WeightsGradientArrays {
 template <typename Cell, typename Pool>
 void Forward(Pool& pool, const Layer& layer, const Weights& weights, const ForwardArrays& arrays) {
   const int64_t columns = Cell::kGates * layer.units;
-  const Division division =
-      Divide({layer.steps, layer.batch, layer.units, columns, layer.features * columns, layer.units},
-             layer.units / Cell::kPart, pool.num_threads());
-  typename Cell::Matrices panels = Cell::Pack(layer, weights, division.packed);
+  const Work work{layer.steps, layer.batch, layer.units, columns, layer.features * columns, layer.units};
+  const Division division = Divide(work, layer.units / Cell::kPart, pool.num_threads());
+  typename Cell::Matrices panels = Cell::Pack(layer, weights, layer.batch * layer.steps);
   const auto pack = [&](int64_t panel) {
     for (Panels& matrix : panels)
       if (panel < matrix.count()) matrix.Pack(panel);
@@ -31,15 +30,16 @@ void Forward(Pool& pool, const Layer& layer, const Weights& weights, const Forwa
       [&](auto& group, Range part, Barrier& barrier) { Cell::Forward(layer, panels, arrays, group, part, barrier); });
 }
 
-// For no more products a transposed matrix is not packed.
-constexpr int64_t kFew = 8;
+// As kFew, of a transposed matrix; what costs most of a far one is to read it, packed or not, at each step.
+constexpr int64_t kFewTransposed = 8;
 
 template <typename Cell, typename Pool>
 void Backward(Pool& pool, const Layer& layer, const float* recurrent, const BackwardArrays& arrays) {
   const int64_t columns = Cell::kGates * layer.units;
-  TransposedPanels panels(recurrent, layer.units, columns, layer.units, layer.batch * layer.steps > kFew);
-  const Division division =
-      Divide({layer.steps, layer.batch, columns, layer.units, 0, columns}, panels.count(), pool.num_threads());
+  const Work work{layer.steps, layer.batch, columns, layer.units, 0, columns};
+  const Division division = Divide(work, TransposedPanels::Count(layer.units), pool.num_threads());
+  TransposedPanels panels(recurrent, layer.units, columns, layer.units,
+                          layer.batch * layer.steps > (layer.units * columns > kNearFloats ? kFew : kFewTransposed));
   ForParts<typename Cell::Backwards>(
       pool, division, layer, arrays, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, panels.count(),
       [&](auto& group, Range part, Barrier& barrier) { Cell::Backward(layer, panels, arrays, group, part, barrier); });
@@ -47,9 +47,9 @@ void Backward(Pool& pool, const Layer& layer, const float* recurrent, const Back
 
 template <typename Cell, typename Pool>
 void InputsGradient(Pool& pool, const Layer& layer, const float* kernel, const float* d_sums, float* d_x) {
-  TransposedPanels panels(kernel, layer.features, Cell::kGates * layer.units, layer.units,
-                          layer.batch * layer.steps > kFew);
-  const int64_t rows = layer.batch * layer.steps, groups = std::max<int64_t>(1, std::min(rows, pool.num_threads()));
+  const int64_t rows = layer.batch * layer.steps, groups = std::max<int64_t>(1, std::min(rows, pool.num_threads())),
+                columns = Cell::kGates * layer.units;
+  TransposedPanels panels(kernel, layer.features, columns, layer.units, rows > kFewTransposed);
   ForRows(
       pool, groups, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, rows,
       [&](Range rows) {

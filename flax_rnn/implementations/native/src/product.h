@@ -28,15 +28,20 @@ struct Rows {
 };
 
 // Panels of a matrix: column n of the element k of panel p is the vector at values[p * panel + k * row + n * column].
+// Meanwhile a line of the cache is fetched for each k, from `next` on, unless that is nullptr.
 struct Columns {
   const float* values;
   int64_t panel, row, column;
+  const float* next = nullptr;
 };
 
-// R rows by P panels.
+constexpr int64_t kCacheLine = 16;  // floats
+
+// R rows by P panels; before it there have been `index` others of these panels.
 template <int R, int P>
 struct Tile {
   static constexpr int kRows = R, kPanels = P;
+  int64_t index;
 };
 
 template <bool Shared, int P, int R, int N>
@@ -45,7 +50,9 @@ inline void MultiplyBy(Vector (&sums)[P][R][N], Rows rows, int64_t depth, Column
   std::memcpy(&local, &sums, sizeof(sums));
   const float* operand = rows.values;
   const float* panel = columns.values;
-  for (int64_t k = 0; k < depth; ++k, operand += rows.column, panel += columns.row) {
+  const float* next = columns.next == nullptr ? panel : columns.next;
+  for (int64_t k = 0; k < depth; ++k, operand += rows.column, panel += columns.row, next += kCacheLine) {
+    if constexpr (P == 1) __builtin_prefetch(next, 0, 2);  // with few rows memory has no time to spare
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       if constexpr (Shared && R < N) {
@@ -98,17 +105,17 @@ inline float Dot(const float* a, const float* b, int64_t size) {
 // The multipliers have something to do while a sum waits for its last addition.
 constexpr int kBusy = 8;
 
-// Calls function(row, panel, Tile<R, P>()) for `rows` rows and returns P, which is no more than `panels`.
+// Calls function(row, panel, Tile<R, P>{index}) for `rows` rows and returns P, which is no more than `panels`.
 template <int N, int R = kRows<N>, typename F>
-inline int ForTile(int64_t rows, int64_t row, int64_t panel, int64_t panels, const F& function) {
+inline int ForTile(int64_t rows, int64_t row, int64_t panel, int64_t panels, int64_t index, const F& function) {
   if constexpr (R > 1)
-    if (rows < R) return ForTile<N, R - 1>(rows, row, panel, panels, function);
+    if (rows < R) return ForTile<N, R - 1>(rows, row, panel, panels, index, function);
   constexpr int P = std::max(1, kBusy / (R * N));
   if (P > 1 && panels < P) {
-    function(row, panel, Tile<R, 1>());
+    function(row, panel, Tile<R, 1>{index});
     return 1;
   }
-  function(row, panel, Tile<R, P>());
+  function(row, panel, Tile<R, P>{index});
   return P;
 }
 
@@ -121,7 +128,7 @@ inline void ForTiles(int64_t rows, Range panels, const F& function) {
   for (int64_t panel = panels.first, done = 1; panel < panels.last; panel += done)
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const Range part = Range{0, rows}.Part(tile, tiles);
-      done = ForTile<N>(part.size(), part.first, panel, panels.last - panel, function);
+      done = ForTile<N>(part.size(), part.first, panel, panels.last - panel, tile, function);
     }
 }
 

@@ -15,10 +15,10 @@ struct SimpleRnn {
 
   using Matrices = std::array<Panels, 3>;
 
-  static Matrices Pack(const Layer& layer, const Weights& weights, bool packed) {
-    return {Panels(weights.kernel, layer.features, layer.units, {1, 0, 0}, packed),
-            Panels(weights.recurrent, layer.units, layer.units, {1, 0, 0}, packed),
-            Panels(weights.bias, 1, layer.units, {1, 0, 0}, packed)};
+  static Matrices Pack(const Layer& layer, const Weights& weights, int64_t products) {
+    return {Panels(weights.kernel, layer.features, layer.units, {1, 0, 0}, products),
+            Panels(weights.recurrent, layer.units, layer.units, {1, 0, 0}, products),
+            Panels(weights.bias, 1, layer.units, {1, 0, 0}, products)};
   }
 
   using Forwards = ForwardGroup;
@@ -27,21 +27,23 @@ struct SimpleRnn {
                       Range part, Barrier& barrier) {
     const int64_t units = layer.units;
     Projection<kWide> projection(layer, arrays.x, panels[0], panels[2], group.rows, part);
+    Product<kWide> product(panels[1], units, group.rows.size(), part);
     ForSteps(layer, arrays, group, WideUnitsOf(layer, part), barrier, [&](int64_t step, const Operand& state) {
       projection.Prepare(step);
-      ForTiles<kWide>(group.rows.size(), part, [&](int64_t row, int64_t panel, auto tile) {
-        Vector sums[tile.kPanels][tile.kRows][kWide];
-        projection.Load(sums, step, row, panel);
-        Multiply(sums, state.At(row), units, panels[1].At(panel));
-        ForWideVectors(
-            tile, layer, step, group.rows.first + row, panel, [&](int p, int r, int n, int64_t place, int64_t unit) {
-              float* const h = &group.h[(row + r) * units + unit];
-              const int64_t lanes = units - unit;
-              const Vector y = layer.Masked(place) ? Load(h, lanes) : Activate(layer.activation, sums[p][r][n]);
-              Store(h, y, lanes);
-              if (arrays.outputs != nullptr) Store(arrays.outputs + place * units + unit, y, lanes);
-            });
-      });
+      product.Compute(
+          group.rows.size(), [&](int64_t row) { return state.At(row); },
+          [&](auto& sums, int64_t row, int64_t panel, auto) { projection.Load(sums, step, row, panel); },
+          [&](const auto& sums, int64_t row, int64_t panel, auto tile) {
+            ForWideVectors(tile, layer, step, group.rows.first + row, panel,
+                           [&](int p, int r, int n, int64_t place, int64_t unit) {
+                             float* const h = &group.h[(row + r) * units + unit];
+                             const int64_t lanes = units - unit;
+                             const Vector y =
+                                 layer.Masked(place) ? Load(h, lanes) : Activate(layer.activation, sums[p][r][n]);
+                             Store(h, y, lanes);
+                             if (arrays.outputs != nullptr) Store(arrays.outputs + place * units + unit, y, lanes);
+                           });
+          });
     });
   }
 
