@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import ShapedArray
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 Call = Callable[[Sequence[jax.ShapeDtypeStruct]], Callable[..., Sequence[jax.Array]]]
@@ -200,8 +199,9 @@ def _partition(
 
 def _names(mesh: Any, operands: Sequence[Any], rows: Rows) -> tuple[Any, Any]:
     """The axes of the mesh over which the batch is divided, and the mesh."""
-    if mesh.empty:  # since shardings are not of a mesh, and the axes have no names
-        return None, Mesh(np.array([*operands[0].sharding.device_set]), ("devices",))
+    if mesh.empty:  # since shardings are not of a mesh, and its axes would have no names
+        devices = [*operands[0].sharding.device_set]
+        return None, jax.make_mesh((len(devices),), ("devices",), axis_types=(AxisType.Auto,), devices=devices)
     names = _divided([operand.sharding for operand in operands], rows.operands)
     size = _size(operands, rows)
     each = math.prod(mesh.shape[name] for name in (names if isinstance(names, tuple) else (names,) if names else ()))
