@@ -272,6 +272,15 @@ def test_where_shard_map_leaves_axes_to_xla_it_says_so() -> None:
         divided("native")
 
 
+def test_arrays_on_two_meshes_are_for_xla() -> None:
+    """jax tells a lowering the devices, without which there is no division, for one mesh only."""
+    arrays = put(mesh_of(a=2, b=2), WEIGHTS), put(mesh_of(data=4), X, "data")
+    exact = alone(functools.partial(forward, "scan"), WEIGHTS, X)
+    assert_close(jax.jit(functools.partial(forward, "fused"))(*arrays), exact)
+    with pytest.raises(ValueError, match="mesh should be the same"):
+        jax.jit(functools.partial(forward, "native"))(*arrays)
+
+
 def test_with_the_older_partitioner() -> None:
     """An exception in one of our functions would end the process there."""
     if not hasattr(jax.config, "jax_use_shardy_partitioner"):
