@@ -65,6 +65,8 @@ def varying_alike(tree: Any) -> Any:
 
     What has a derivative of its own needs this, as the gradient of what does not vary must not: it is a sum.
     """
+    if AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types:
+        return tree
     axes = _varying(jax.tree.leaves(tree))
     return jax.tree.map(lambda leaf: _vary(leaf, axes), tree)
 
@@ -72,7 +74,7 @@ def varying_alike(tree: Any) -> Any:
 def aligned(rows: Any, whole: Any) -> tuple[Any, Any]:
     """Both trees as ``by_rows`` wants arrays on axes of type Explicit, where a gradient has to have the same type.
 
-    The first axis of all ``rows`` is divided like that of the first of them that is divided there, and nothing else is.
+    The first axis of all ``rows`` is divided like that of the first of them that is divided there, and nothing else.
     """
     divided, kept = jax.tree.leaves(rows), jax.tree.leaves(whole)
     mesh = _mesh_of(map(jax.typeof, [*divided, *kept]))
