@@ -49,7 +49,8 @@ def choose(
 ) -> Choice:
     """What ``rnn(cell, ..., implementation=implementation)`` runs.
 
-    * ``"native"`` is a compiled kernel for whole sequences, on CPUs; see ``flax_rnn.implementations.native``.
+    * ``"native"`` is a compiled kernel for whole sequences, on CPUs; on a mesh, each device runs it for its own rows.
+      See ``flax_rnn.implementations.native``.
     * ``"fused"`` is a loop in XLA with a backward pass of its own; see ``flax_rnn.implementations.fused``.
     * ``"scan"`` is ``jax.lax.scan``, which jax differentiates.
     * ``"auto"`` is the first of these, in this order, that can be had.
@@ -62,7 +63,7 @@ def choose(
       implementation: one of the above.
       dtype: the compute dtype.
       resets: whether there are ``resets``.
-      sharded: whether the inputs are sharded over a mesh.
+      sharded: whether the inputs are, or may be, sharded over a mesh.
 
     Raises:
       ValueError: for an unknown name, or where what is asked for cannot be had.

@@ -15,7 +15,7 @@ class Request:
       cell: the cell.
       dtype: the compute dtype.
       resets: whether there are ``resets``.
-      sharded: whether the inputs are sharded over a mesh.
+      sharded: whether the inputs are, or may be, sharded over a mesh.
       platform: where jax compiles for, such as ``"cpu"``.
       portable: whether what is compiled has to run elsewhere, too; see ``flax_rnn.portable``.
     """

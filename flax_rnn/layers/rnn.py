@@ -17,6 +17,7 @@ from flax_rnn.cells.weights import check_masks, check_params
 from flax_rnn.implementations.choice import pick, request_for
 from flax_rnn.implementations.loop import Arrays, Loop
 from flax_rnn.implementations.options import SequenceOptions
+from flax_rnn.implementations.partitioned import varying_alike
 from flax_rnn.implementations.protocol import Implementation
 from flax_rnn.layers.chunks import run_in_chunks
 from flax_rnn.layers.steps import Steps, steps_of
@@ -175,7 +176,7 @@ def _start(cell: Cell, params: Params, first: jax.Array, masks: Masks, without_m
 
 
 def _evaluate(implementation: Implementation, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
-    size = loop.options.checkpoint_every
+    size, arrays = loop.options.checkpoint_every, varying_alike(arrays)
     return implementation.run(loop, arrays) if size is None else run_in_chunks(implementation, loop, arrays, size)
 
 

@@ -325,7 +325,6 @@ class Mine(flax_rnn.LSTMCell):
         (flax_rnn.ConvLSTM1DCell(2, 3), {}, "no native kernel for ConvLSTM1DCell"),
         (flax_rnn.LSTMCell(2), {"dtype": jnp.bfloat16}, "float32, not bfloat16"),
         (flax_rnn.LSTMCell(2), {"resets": True}, "no resets"),
-        (flax_rnn.LSTMCell(2), {"sharded": True}, "meshes"),
     ],
 )
 def test_the_rule_says_what_keeps_it_from_the_kernels(cell: Any, options: Any, reason: str) -> None:
@@ -342,7 +341,7 @@ def test_the_rule_says_what_keeps_it_from_the_kernels(cell: Any, options: Any, r
 )
 def test_the_rule_takes_them_where_it_can(cell: Any) -> None:
     assert flax_rnn.choose(cell) == ("native", "it is the first that can be had of native, fused, scan")
-    assert flax_rnn.choose(cell, "native") == ("native", "asked for")
+    assert flax_rnn.choose(cell, "native", sharded=True) == ("native", "asked for")
 
 
 def test_without_kernels_and_on_other_platforms_it_is_xla(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from meshes import alone, assert_sharded, loss_of, randomized, shard, with_gradients
 
 import flax_rnn as core
 import flax_rnn.linen as linen_face
@@ -43,40 +43,8 @@ def mesh(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield mesh
 
 
-def randomized(tree: Any) -> Any:
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: np.asarray(rng.normal(0, 0.6, leaf.shape), leaf.dtype), tree)
-
-
 def weights_of(kind: str) -> Any:
     return randomized(jax.eval_shape(lambda: CELLS[kind].init_params(KEY, D)))
-
-
-def shard(mesh: Any, tree: Any, axis: int = 0) -> Any:
-    return jax.device_put(tree, NamedSharding(mesh, P(*[None] * axis, "data")))
-
-
-def assert_sharded(mesh: Any, tree: Any, axis: int = 0) -> None:
-    """Every device holds its part of the batch only."""
-    for leaf in jax.tree.leaves(tree):
-        expected = NamedSharding(mesh, P(*[None] * axis, "data"))
-        assert leaf.sharding.is_equivalent_to(expected, leaf.ndim), (leaf.shape, leaf.sharding)
-
-
-def alone(run: Callable[..., Any], *args: Any) -> Any:
-    """The result without any mesh, on one device."""
-    with jax.set_mesh(jax.make_mesh((1,), ("unused",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])):
-        return jax.tree.map(np.asarray, jax.jit(run)(*args))
-
-
-def loss_of(result: Any) -> Any:
-    """``(loss, result)``; neighbouring numbers of the result do not have the same part in the loss."""
-    return sum(jnp.sum(leaf * jnp.arange(leaf.shape[-1]) + leaf**2) for leaf in jax.tree.leaves(result)), result
-
-
-def with_gradients(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``(gradients by the weights, result)``."""
-    return jax.grad(lambda weights, *args: loss_of(run(weights, *args)), has_aux=True)
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -88,42 +56,54 @@ CASES: dict[str, dict[str, Any]] = {
 EVERYTHING: dict[str, Any] = {"mask": MASK, "dropout_key": KEY, "return_sequences": True}
 
 
+# The kernels, where they can be had, and XLA.
+both_ways = pytest.mark.parametrize("how", ["auto", "fused"])
+
+
+def run_case(case: str, how: str) -> Callable[..., Any]:
+    """``(weights, x, masks or lengths)`` to the result."""
+    fixed = {name: value for name, value in CASES[case].items() if name not in ("mask", "seq_lengths")}
+    options: dict[str, Any] = {"return_state": True, "implementation": how, **fixed}
+    return lambda weights, x, arrays: core.rnn(CELLS["lstm"], weights, x, **arrays, **options)
+
+
+def arrays_of(case: str) -> dict[str, Any]:
+    return {name: value for name, value in CASES[case].items() if name in ("mask", "seq_lengths")}
+
+
 @functools.cache
 def expected_case(case: str) -> Any:
-    return alone(lambda w, x: core.rnn(CELLS["lstm"], w, x, return_state=True, **CASES[case]), weights_of("lstm"), X)
+    return alone(run_case(case, "scan"), weights_of("lstm"), X, arrays_of(case))
 
 
 @pytest.mark.each(1, at_most=3)
+@both_ways
 @pytest.mark.parametrize("case", CASES)
-def test_options(mesh: Any, case: str) -> None:
+def test_options(mesh: Any, case: str, how: str) -> None:
     """Masks and lengths may be sharded like the inputs, or not."""
-    arrays = {name: value for name, value in CASES[case].items() if name in ("mask", "seq_lengths")}
-    fixed = {name: value for name, value in CASES[case].items() if name not in arrays}
-
-    @jax.jit
-    def run(weights: Any, x: Any, arrays: Any) -> Any:
-        return core.rnn(CELLS["lstm"], weights, x, return_state=True, **arrays, **fixed)
-
+    arrays, run = arrays_of(case), jax.jit(run_case(case, how))
     for given in [arrays, shard(mesh, arrays)] if arrays else [arrays]:
         result = run(weights_of("lstm"), shard(mesh, X), given)
         chex.assert_trees_all_close(result, expected_case(case), rtol=1e-5, atol=1e-6)
         assert_sharded(mesh, result)
 
 
-def run_everything(kind: str) -> Callable[..., Any]:
-    return with_gradients(lambda w, x: core.rnn(CELLS[kind], w, x, return_state=True, **EVERYTHING))
+def run_everything(kind: str, how: str) -> Callable[..., Any]:
+    options: dict[str, Any] = {"return_state": True, "implementation": how, **EVERYTHING}
+    return with_gradients(lambda w, x: core.rnn(CELLS[kind], w, x, **options))
 
 
 @functools.cache
 def expected_everything(kind: str) -> Any:
-    return alone(run_everything(kind), weights_of(kind), X)
+    return alone(run_everything(kind, "scan"), weights_of(kind), X)
 
 
 @pytest.mark.each(1, at_most=2)
+@both_ways
 @pytest.mark.parametrize("kind", CELLS)
-def test_values_and_gradients_of_every_cell(mesh: Any, kind: str) -> None:
+def test_values_and_gradients_of_every_cell(mesh: Any, kind: str, how: str) -> None:
     replicated = jax.device_put(weights_of(kind), NamedSharding(mesh, P()))
-    gradients, result = jax.jit(run_everything(kind))(replicated, shard(mesh, X))
+    gradients, result = jax.jit(run_everything(kind, how))(replicated, shard(mesh, X))
     chex.assert_trees_all_close((gradients, result), expected_everything(kind), rtol=1e-5, atol=1e-5)
     assert_sharded(mesh, result)
 

@@ -3,6 +3,9 @@
 Arrays of whole sequences are ``(B, T, ...)`` here, as users have them, so that nothing is transposed on the way.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +17,7 @@ from flax_rnn.cells.gru import GRUCell
 from flax_rnn.cells.lstm import LSTMCell
 from flax_rnn.cells.simple_rnn import SimpleRNNCell
 from flax_rnn.implementations.native import library
+from flax_rnn.implementations.partitioned import Rows, by_rows
 
 
 class Kernel(NamedTuple):
@@ -47,6 +51,14 @@ KERNELS = (
     Kernel("simple_rnn", (SimpleRNNCell,), 1, 1, 0, 0, 1),
 )
 ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid", "hard_sigmoid_keras2", "softsign")
+
+# Which axis of each array of a kernel is the batch; dropout masks have that of gates ahead of it.
+_ROWS = {
+    library.FORWARD: (0, None, None, None, 0, 0, 0, 1, 1),
+    library.BACKWARD: (0, 0, 0, None, 0, 0, 0, 1, 0, 0, 0),
+    library.INPUTS_GRADIENT: (0, None, 1),
+    library.WEIGHTS_GRADIENT: (0, 0, 0, 0, 0, 0, 1, 1),
+}
 
 _EXACT = (None, "default", "high", "highest", "float32", *jax.lax.Precision)
 
@@ -157,18 +169,34 @@ def weights_gradient(
     )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """See ``partitioned.Call``."""
+
+    target: str
+    attributes: tuple[tuple[str, Any], ...]
+    aliases: tuple[tuple[int, int], ...]
+
+    def __call__(self, results: Sequence[jax.ShapeDtypeStruct]) -> Callable[..., Any]:
+        call: Any = jax.ffi.ffi_call(
+            self.target, results, vmap_method="sequential", input_output_aliases=dict(self.aliases)
+        )
+        return functools.partial(call, **dict(self.attributes))
+
+
 def _call(
     target: str, cell: Any, results: list[tuple[int, ...]], *arguments: jax.Array,
     aliases: dict[int, int] | None = None, **attributes: Any,
 ) -> Any:  # fmt: skip
     """The results of a kernel, of these shapes."""
-    call: Any = jax.ffi.ffi_call(
-        target,
-        [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results],
-        vmap_method="sequential",
-        input_output_aliases=aliases,
-    )
-    return call(*arguments, cell=_kernel(cell).name, **attributes)
+    call = _Call(target, tuple({"cell": _kernel(cell).name, **attributes}.items()), tuple((aliases or {}).items()))
+    # What a cell does not have is without rows, too.
+    given = zip(_ROWS[target], arguments, strict=True)
+    operands = tuple(axis if axis is not None and array.shape[axis] else None for axis, array in given)
+    summed = target == library.WEIGHTS_GRADIENT
+    returned = tuple(0 if shape[0] and not summed else None for shape in results)
+    types = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results]
+    return by_rows(call, Rows(operands, returned), types, *arguments)
 
 
 def _kernel(cell: Any) -> Kernel:

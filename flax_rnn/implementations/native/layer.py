@@ -17,10 +17,10 @@ import jax.numpy as jnp
 
 from flax_rnn.cells.dropout import DropoutMasks
 from flax_rnn.cells.protocol import Carry, Params
+from flax_rnn.implementations import partitioned
 from flax_rnn.implementations.fused import Fused
 from flax_rnn.implementations.loop import Arrays, Loop, select, used
 from flax_rnn.implementations.native import kernels
-from flax_rnn.implementations.native.guard import on_one_device
 from flax_rnn.implementations.native.kernels import Saved
 from flax_rnn.implementations.protocol import Request
 
@@ -41,13 +41,14 @@ class Native:
             return f"the native kernels compute in float32, not {request.dtype}"
         if request.resets:
             return "the native kernels have no resets"
-        if request.sharded:
-            return "the native kernels do not know about meshes"
-        return kernels.unsupported(request.cell)
+        return (partitioned.obstacle() if request.sharded else None) or kernels.unsupported(request.cell)
 
     def run(self, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
         """As for every implementation."""
         *batch, steps, _ = arrays.x.shape
+        rows = arrays.x, arrays.carry, arrays.masks, arrays.mask
+        (x, carry, masks, mask), params = partitioned.aligned(rows, arrays.params)
+        arrays = Arrays(params, masks, carry, x, mask, None)
         if len(batch) == 1:
             return _layer(loop, arrays)  # pyright: ignore[reportReturnType]
         whole: Any = _layer(loop, _one_batch_axis(arrays, len(batch)))
@@ -183,7 +184,7 @@ def _by_xla(loop: Loop, arrays: Arrays) -> tuple[jax.Array, Carry]:
 
 
 def _kernel(loop: Loop, arrays: Arrays, keep: bool) -> tuple[Carry, Saved]:
-    weights, x = _plain(loop.cell, arrays.params), on_one_device(arrays.x.astype(jnp.float32))
+    weights, x = _plain(loop.cell, arrays.params), arrays.x.astype(jnp.float32)
     options = loop.options
     return kernels.forward(
         loop.cell, weights, arrays.masks, arrays.carry, x, arrays.mask, options.go_backwards, options.return_sequences,
