@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.cases import Case
+from benchmarks.contestants import IMPLEMENTATIONS
 
 Rows = Sequence[dict[str, Any]]
 """What ``comparison.compare`` returns, for several cases."""
@@ -58,6 +59,17 @@ def figures(results: Rows) -> str:
     return markdown([*_CASE, *_FIGURES], lines, len(_CASE) + 1)
 
 
+def regrets(results: Rows) -> str:
+    """What ``implementation="auto"`` takes in each case, and its time over that of the fastest implementation."""
+    lines = []
+    for row in results:
+        times = {name: row["contestants"][name]["median_ms"] for name in IMPLEMENTATIONS if name in row["contestants"]}
+        if row.get("auto") in times:
+            best = min(times, key=times.__getitem__)
+            lines.append([*_words(row), row["auto"], best, f"{times[row['auto']] / times[best]:.2f}"])
+    return markdown([*_CASE, "auto takes", "the fastest is", "over it"], lines, len(_CASE) + 2)
+
+
 def absences(results: Rows) -> str:
     """Who did not run, why, and in which cases."""
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -74,7 +86,11 @@ def absences(results: Rows) -> str:
 def report(everything: dict[str, Any]) -> str:
     """The whole file of results as a page."""
     results = everything["results"]
-    more = ["All figures; `ratio` is the same, `compile s` the first call less a later one:\n"]
+    more = [
+        "What is taken by itself:\n",
+        regrets(results),
+        "All figures; `ratio` is the same, `compile s` the first call less a later one:\n",
+    ]
     return "\n".join([f"# Layers on {everything['device']}\n", summary(everything), *more, figures(results)])
 
 

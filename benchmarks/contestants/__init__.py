@@ -8,14 +8,14 @@ from benchmarks.contestants.interface import Contestant as Contestant
 from benchmarks.contestants.interface import Results as Results
 from benchmarks.contestants.interface import Run as Run
 
-OURS = ("flax-rnn", "flax-rnn-tuned", "fused", "scan")
+IMPLEMENTATIONS = ("native", "fused", "scan")
+OURS = ("flax-rnn", "flax-rnn-tuned", *IMPLEMENTATIONS)
 """flax_rnn as it is; as ``flax_rnn.runtime`` recommends; and with the implementations that are asked for by name."""
 
 _CLASSES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "flax-rnn": ("ours:Ours", ("auto",)),
     "flax-rnn-tuned": ("ours:Ours", ("auto", True)),
-    "fused": ("ours:Ours", ("fused",)),
-    "scan": ("ours:Ours", ("scan",)),
+    **{name: ("ours:Ours", (name,)) for name in IMPLEMENTATIONS},
     "flax-linen": ("flax_linen:Linen", ("OptimizedLSTMCell",)),
     "flax-linen-lstmcell": ("flax_linen:Linen", ("LSTMCell",)),
     "flax-nnx": ("flax_nnx:NNX", ("OptimizedLSTMCell",)),

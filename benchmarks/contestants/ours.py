@@ -34,11 +34,22 @@ class Ours(with_jax.OnJax):
         return self.run(case, apply(case, self.implementation), with_jax.on_device(case, case.weights()), extras)
 
 
-def apply(case: Case, implementation: str, **more: Any) -> with_jax.Apply:
-    """``(params, inputs, arguments of rnn) -> outputs``, with more options of ``rnn``."""
-    cell = CELLS[case.cell](
+def cell_of(case: Case) -> flax_rnn.Cell:
+    """The cell of each layer."""
+    return CELLS[case.cell](
         case.units, case.activation, use_bias=case.bias, recurrent_dropout=case.dropout, dtype=jnp.dtype(case.dtype)
     )
+
+
+def chosen(case: Case) -> str:
+    """What ``implementation="auto"`` takes for the cells of a case."""
+    shape, training = (case.batch, case.steps), case.phase == "training"
+    return flax_rnn.choose(cell_of(case), dtype=case.dtype, shape=shape, training=training).implementation
+
+
+def apply(case: Case, implementation: str, **more: Any) -> with_jax.Apply:
+    """``(params, inputs, arguments of rnn) -> outputs``, with more options of ``rnn``."""
+    cell = cell_of(case)
 
     def function(params: Any, x: jax.Array, extras: dict[str, Any]) -> jax.Array:
         options: dict[str, Any] = {"return_sequences": True, "implementation": implementation, **more, **extras}

@@ -1,12 +1,14 @@
 """The rule that selects an implementation of the loop, which can be asked what it selects and why."""
 
 import contextlib
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from flax_rnn.cells.protocol import Cell
+from flax_rnn.implementations.either import Either
 from flax_rnn.implementations.fused import Fused
 from flax_rnn.implementations.native import Native
 from flax_rnn.implementations.protocol import Implementation, Request
@@ -37,15 +39,30 @@ def portable() -> contextlib.AbstractContextManager[Any]:
 def slower(implementation: Implementation, request: Request) -> str | None:
     """Why ``"auto"`` passes over what could run ``request``, in words; ``None`` if it does not.
 
-    The place for what benchmarks have shown.
+    The place for what benchmarks have shown; ``benchmarks.choice`` measures what it costs to follow this.
     """
     if implementation.name == "fused" and not getattr(request.cell, "records_products", True):
         return "the cell does not show its products, and 'fused' would gain nothing"
+    if request.shape is None or not request.training or request.shape[1] > 1:
+        return None
+    # XLA makes no loop of a single step, and its products are no smaller than those of a kernel.
+    rows, gates = request.shape[0], getattr(request.cell, "num_gates", 1)
+    if implementation.name == "native" and (rows < 64 or gates == 1):
+        return "the gradients of a single step take less time without it"
+    if implementation.name == "fused" and rows < 16 and gates > 1:
+        return "there are no products of many steps to be joined"
     return None
 
 
 def choose(
-    cell: Cell, implementation: str = "auto", *, dtype: Any = jnp.float32, resets: bool = False, sharded: bool = False
+    cell: Cell,
+    implementation: str = "auto",
+    *,
+    dtype: Any = jnp.float32,
+    resets: bool = False,
+    sharded: bool = False,
+    shape: tuple[int, int] | None = None,
+    training: bool = False,
 ) -> Choice:
     """What ``rnn(cell, ..., implementation=implementation)`` runs.
 
@@ -53,7 +70,7 @@ def choose(
       See ``flax_rnn.implementations.native``.
     * ``"fused"`` is a loop in XLA with a backward pass of its own; see ``flax_rnn.implementations.fused``.
     * ``"scan"`` is ``jax.lax.scan``, which jax differentiates.
-    * ``"auto"`` is the first of these, in this order, that can be had.
+    * ``"auto"`` is the first of these, in this order, that can be had and is not known to be slower for this shape.
 
     The choice is made while jax traces, for the default backend. Kernels do not travel: within ``flax_rnn.portable()``,
     as for ``jax.export``, none is chosen.
@@ -64,17 +81,27 @@ def choose(
       dtype: the compute dtype.
       resets: whether there are ``resets``.
       sharded: whether the inputs are, or may be, sharded over a mesh.
+      shape: rows of the batch and steps ``(B, T)``; ``None`` for many of both.
+      training: whether the layer is differentiated.
 
     Raises:
       ValueError: for an unknown name, or where what is asked for cannot be had.
     """
-    chosen, reason = pick(implementation, request_for(cell, dtype, resets, sharded))
+    request = request_for(cell, dtype, resets, sharded, shape)
+    chosen, reason = pick(implementation, dataclasses.replace(request, training=training))
     return Choice(chosen.name, reason)
 
 
-def request_for(cell: Cell, dtype: Any, resets: bool, sharded: bool) -> Request:
+def request_for(cell: Cell, dtype: Any, resets: bool, sharded: bool, shape: tuple[int, int] | None = None) -> Request:
     """The request of these, here and now."""
-    return Request(cell, jnp.dtype(dtype), resets, sharded, jax.default_backend(), bool(_portable.value))
+    return Request(cell, jnp.dtype(dtype), resets, sharded, jax.default_backend(), bool(_portable.value), shape)
+
+
+def pick_both(implementation: str, request: Request) -> Implementation:
+    """What ``pick`` takes, for the outputs and for the gradients, as one."""
+    plain, _ = pick(implementation, request)
+    training, _ = pick(implementation, dataclasses.replace(request, training=True))
+    return plain if training is plain else Either(plain, training)
 
 
 def pick(implementation: str, request: Request) -> tuple[Implementation, str]:
@@ -92,6 +119,6 @@ def pick(implementation: str, request: Request) -> tuple[Implementation, str]:
         reason = one.obstacle(request) or slower(one, request)
         if reason is None:
             order = ", ".join(other.name for other in IMPLEMENTATIONS)
-            return one, f"it is the first that can be had of {order}" + "".join(f"; {words}" for words in passed)
+            return one, f"it is the first to be taken of {order}" + "".join(f"; {words}" for words in passed)
         passed.append(f"not {one.name}, since {reason}")
     raise ValueError(f"implementation: 'auto' finds none: {'; '.join(passed)}")

@@ -18,6 +18,8 @@ class Request:
       sharded: whether the inputs are, or may be, sharded over a mesh.
       platform: where jax compiles for, such as ``"cpu"``.
       portable: whether what is compiled has to run elsewhere, too; see ``flax_rnn.portable``.
+      shape: rows of the batch and steps ``(B, T)``; ``None`` if they are not known.
+      training: whether it is differentiated.
     """
 
     cell: Cell
@@ -26,6 +28,8 @@ class Request:
     sharded: bool
     platform: str
     portable: bool
+    shape: tuple[int, int] | None = None
+    training: bool = False
 
 
 class Implementation(Protocol):

@@ -1,6 +1,7 @@
 """A cell over time: one place for checks, axes, stacks, states to start from and dropout."""
 
 import dataclasses
+import math
 from typing import Any, Literal, overload
 
 import jax
@@ -14,7 +15,7 @@ from flax_rnn.cells.evaluate import bind_constants
 from flax_rnn.cells.protocol import Carry, Cell, Masks, Params, check_cell
 from flax_rnn.cells.stacked import StackedRNNCells
 from flax_rnn.cells.weights import check_masks, check_params
-from flax_rnn.implementations.choice import pick, request_for
+from flax_rnn.implementations.choice import pick_both, request_for
 from flax_rnn.implementations.loop import Arrays, Loop
 from flax_rnn.implementations.options import SequenceOptions
 from flax_rnn.implementations.partitioned import varying_alike
@@ -120,8 +121,9 @@ def _run(
     if initial_state is not None:
         given = _checks.carry_like(f"initial_state{where}", carry, initial_state)
         carry = jax.tree.map(_checks.cast_like, given, carry)
-    request = request_for(cell, dtype.dtype, steps.resets is not None, _sharded(steps.x))
-    implementation, _ = pick(loop.options.implementation, request)
+    shape = math.prod(first.shape[: steps.batch_axes]), steps.x.shape[steps.time_axis]
+    request = request_for(cell, dtype.dtype, steps.resets is not None, _sharded(steps.x), shape)
+    implementation = pick_both(loop.options.implementation, request)
     x, mask, resets, *_ = steps = steps.turned(implementation.time_major)
     evaluate = _lasting_evaluate if lasting else _evaluate
     try:

@@ -91,6 +91,7 @@ def test_values_equal_the_oracle(name: str, dropout: str, masked: bool, loop: st
         *[(1, 1, 1, 1), (2, 3, 5, 16), (13, 2, 17, 33), (64, 4, 3, 64), (3, 140, 8, 70)],
         *[(5, 2, 7, 128), (3, 2, 6, 48)],  # whose matrices are read where they lie
         (2, 9, 9, 256),  # whose units threads divide
+        (2, 3, 5, 640),  # whose matrices are too large for a cache
     ],
     ids=lambda n: str(n),
 )
@@ -323,7 +324,7 @@ class Mine(flax_rnn.LSTMCell):
         (flax_rnn.LSTMCell(2, precision="BF16_BF16_F32"), {}, "precision 'BF16_BF16_F32'"),
         (Mine(2), {}, "no native kernel for Mine"),
         (flax_rnn.ConvLSTM1DCell(2, 3), {}, "no native kernel for ConvLSTM1DCell"),
-        (flax_rnn.LSTMCell(2), {"dtype": jnp.bfloat16}, "float32, not bfloat16"),
+        (flax_rnn.LSTMCell(2), {"dtype": np.float64}, "float32, not float64"),
         (flax_rnn.LSTMCell(2), {"resets": True}, "no resets"),
     ],
 )
@@ -340,14 +341,39 @@ def test_the_rule_says_what_keeps_it_from_the_kernels(cell: Any, options: Any, r
     ids=["tanh itself", "linear", "CuDNNLSTM", "CuDNNGRU"],
 )
 def test_the_rule_takes_them_where_it_can(cell: Any) -> None:
-    assert flax_rnn.choose(cell) == ("native", "it is the first that can be had of native, fused, scan")
+    assert flax_rnn.choose(cell) == ("native", "it is the first to be taken of native, fused, scan")
     assert flax_rnn.choose(cell, "native", sharded=True) == ("native", "asked for")
+
+
+@pytest.mark.each(1)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", ALL)
+def test_fewer_digits_are_rounded_when_all_is_done(name: str, dtype: Any) -> None:
+    """Outputs, states and gradients are those of float64 within the digits of the dtype, and have XLA's dtypes."""
+    cell = ALL[name](7, dtype=dtype)
+    weights, x, _, mask = problem(cell, 3, 5, 6)
+    weights, x = jax.tree.map(lambda leaf: np.asarray(leaf, dtype).astype(np.float64), (weights, x))
+
+    def run(cell: Any, how: str, weights: Any, x: Any) -> Any:
+        def loss(weights: Any, x: Any) -> Any:
+            result = rnn(cell, weights, x, None, mask=mask, return_sequences=True, implementation=how)
+            return oracle.weighted_sum(2, jax.tree.map(lambda leaf: leaf.astype(x.dtype), result)), result
+
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(weights, x)
+
+    with jax.enable_x64():
+        exact = run(ALL[name](7), "scan", weights, x)
+    assert flax_rnn.choose(cell, dtype=dtype).implementation == "native"
+    gradients, result = run(cell, "native", *narrow((weights, x)))
+    oracle.assert_close((gradients, result), exact, 4 * float(jnp.finfo(dtype).eps))
+    dtypes = jax.tree.map(lambda leaf: leaf.dtype, result)
+    assert dtypes == jax.tree.map(lambda leaf: leaf.dtype, run(cell, "scan", *narrow((weights, x)))[1])
 
 
 def test_without_kernels_and_on_other_platforms_it_is_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = flax_rnn.LSTMCell(2)
     monkeypatch.setattr(library, "absent", lambda: "they were not built")
-    reason = "it is the first that can be had of native, fused, scan; not native, since they were not built"
+    reason = "it is the first to be taken of native, fused, scan; not native, since they were not built"
     assert flax_rnn.choose(cell) == ("fused", reason)
     monkeypatch.undo()
     monkeypatch.setattr(implementation.jax, "default_backend", lambda: "gpu")

@@ -24,6 +24,9 @@ from flax_rnn.implementations.native import kernels
 from flax_rnn.implementations.native.kernels import Saved
 from flax_rnn.implementations.protocol import Request
 
+# What has fewer digits than float32 is rounded when all is done.
+_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
+
 
 class Native:
     """See ``Implementation``."""
@@ -37,7 +40,7 @@ class Native:
             return "the native kernels are bound to this machine"
         if request.platform != "cpu":
             return f"the native kernels are for CPUs, and the default backend is {request.platform!r}"
-        if request.dtype != jnp.float32:
+        if request.dtype not in _DTYPES:
             return f"the native kernels compute in float32, not {request.dtype}"
         if request.resets:
             return "the native kernels have no resets"
@@ -46,19 +49,20 @@ class Native:
     def run(self, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
         """As for every implementation."""
         *batch, steps, _ = arrays.x.shape
-        rows = arrays.x, arrays.carry, arrays.masks, arrays.mask
-        (x, carry, masks, mask), params = partitioned.aligned(rows, arrays.params)
-        arrays = Arrays(params, masks, carry, x, mask, None)
-        if len(batch) == 1:
-            return _layer(loop, arrays)  # pyright: ignore[reportReturnType]
-        whole: Any = _layer(loop, _one_batch_axis(arrays, len(batch)))
+        cell: Any = loop.cell
+        dtype = cell.dtype or jnp.result_type(arrays.x.dtype, arrays.params["kernel"].dtype)
+        rows = jax.tree.map(jnp.float32, (arrays.x, arrays.carry, arrays.masks))
+        ((x, carry, masks), mask), params = partitioned.aligned((rows, arrays.mask), arrays.params)
+        whole: Any = _layer(loop, _one_batch_axis(Arrays(params, masks, carry, x, mask, None), len(batch)))
         sequence = (*batch, steps) if loop.options.return_sequences else batch
-        outputs = whole[0].reshape(*sequence, whole[0].shape[-1])
-        return outputs, jax.tree.map(lambda leaf: leaf.reshape(*batch, leaf.shape[-1]), whole[1])
+        outputs = whole[0].reshape(*sequence, whole[0].shape[-1]).astype(dtype)
+        return outputs, jax.tree.map(lambda new, old: new.reshape(old.shape).astype(old.dtype), whole[1], arrays.carry)
 
 
 def _one_batch_axis(arrays: Arrays, axes: int) -> Arrays:
     """``arrays`` with the first ``axes`` axes of those that have them as one."""
+    if axes == 1:
+        return arrays
 
     def merge(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.reshape(math.prod(leaf.shape[:axes]), *leaf.shape[axes:]), tree)

@@ -21,6 +21,14 @@ struct Work {
   int64_t steps, rows, depth, columns, ahead, exchanged;
 };
 
+// Nanoseconds of a multiplication, and of waking threads up.
+constexpr double kProduct = kTileSums == 24 ? 0.012 : 0.024, kWake = 20000;
+
+// How many of these threads are worth waking up for so many multiplications.
+inline int64_t Useful(int64_t threads, int64_t multiplications) {
+  return std::clamp<int64_t>(1 + multiplications * kProduct / kWake, 1, std::max<int64_t>(1, threads));
+}
+
 // About how many nanoseconds a pass takes. The constants were measured on processors with 2 MB of cache a core, and are
 // good to some half: which division is best hangs on ratios of them.
 //
@@ -28,8 +36,7 @@ struct Work {
 // a part of them, and wait for one another at each step; they have to save more than they would otherwise, since a step
 // takes as long as the slowest of them, which may be kept waiting by something else that runs on the machine.
 inline double Cost(const Work& work, const Division& division) {
-  constexpr double kProduct = kTileSums == 24 ? 0.012 : 0.024, kNear = 0.04, kFar = 0.16, kExchange = 6, kWait = 500,
-                   kWake = 8000, kRisk = 1.25;
+  constexpr double kNear = 0.04, kFar = 0.16, kExchange = 6, kWait = 500, kRisk = 1.25;
   const double rows = (work.rows + division.rows - 1) / division.rows,
                weights = 1.0 * work.depth * work.columns / division.units;
   const double products = rows * (weights + 1.0 * work.ahead / division.units) * kProduct;

@@ -30,22 +30,24 @@ class Product {
     int64_t first = 0, last;
     do {
       last = std::min(first + block, depth_);
-      float* aside = aside_.data();
+      int64_t place = 0;
       ForTiles<N>(rows, panels_, [&](int64_t row, int64_t panel, auto tile) {
         Vector sums[tile.kPanels][tile.kRows][N];
         if (first == 0)
           start(sums, row, panel, tile);
         else
-          std::memcpy(&sums, aside, sizeof(sums));
+          std::memcpy(&sums, aside_.data() + place, sizeof(sums));
         Rows some = operand(row);
         some.values += first * some.column;
         Columns columns = matrix_.At(panel);
         columns.values += first * columns.row;
         columns.next = Next(panel + tile.kPanels, tile.index);
         Multiply(sums, some, last - first, columns);
-        if (last == depth_) return finish(sums, row, panel, tile);
-        std::memcpy(aside, &sums, sizeof(sums));
-        aside += sizeof(sums) / sizeof(float);
+        if (last == depth_)
+          finish(sums, row, panel, tile);
+        else
+          std::memcpy(aside_.data() + place, &sums, sizeof(sums));
+        place += sizeof(sums) / sizeof(float);
       });
       first = last;
     } while (last < depth_);

@@ -47,8 +47,9 @@ void Backward(Pool& pool, const Layer& layer, const float* recurrent, const Back
 
 template <typename Cell, typename Pool>
 void InputsGradient(Pool& pool, const Layer& layer, const float* kernel, const float* d_sums, float* d_x) {
-  const int64_t rows = layer.batch * layer.steps, groups = std::max<int64_t>(1, std::min(rows, pool.num_threads())),
-                columns = Cell::kGates * layer.units;
+  const int64_t rows = layer.batch * layer.steps, columns = Cell::kGates * layer.units,
+                groups =
+                    std::max<int64_t>(1, std::min(rows, Useful(pool.num_threads(), rows * columns * layer.features)));
   TransposedPanels panels(kernel, layer.features, columns, layer.units, rows > kFewTransposed);
   ForRows(
       pool, groups, panels.count(), [&](int64_t panel) { panels.Pack(panel); }, rows,
@@ -80,7 +81,8 @@ void WeightsGradient(Pool& pool, const Layer& layer, const WeightsGradientArrays
     states.rows.back().values = arrays.extra;
     states.rows.back().before = nullptr;
   }
-  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  const int64_t threads =
+      Useful(pool.num_threads(), layer.batch * layer.steps * (features + units) * Cell::kGates * units);
   const WeightsGradients gradients(layer, {inputs, states}, Cell::kSums, arrays.d_sums, arrays.d_bias);
   ForEach(pool, 0, [](int64_t) {}, gradients.parts(threads), [&](int64_t part) { gradients.Compute(part, threads); });
 }
