@@ -130,7 +130,8 @@ def measure(field: Field, wanted: list[Case], console: Console, results: dict[st
             def report(name: str, case: Case = case) -> None:
                 progress.update(task, description=f"{case.label}: {name}")
 
-            row = compare(field, case, results["peak_flops"][case.dtype], report) | {"auto": ours.chosen(case)}
+            row = compare(field, case, results["peak_flops"][case.dtype], report)
+            row["auto"] = ours.chosen(case)
             results["results"].append(row)
             progress.advance(task)
             times = ", ".join(f"{name} {figures['median_ms']:.2f}" for name, figures in row["contestants"].items())

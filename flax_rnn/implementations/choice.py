@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def pick_both(implementation: str, request: Request) -> Implementation:
     """What ``pick`` takes, for the outputs and for the gradients, as one."""
     plain, _ = pick(implementation, request)
     training, _ = pick(implementation, dataclasses.replace(request, training=True))
-    return plain if training is plain else Either(plain, training)
+    return plain if training is plain else cast(Implementation, Either(plain, training))
 
 
 def pick(implementation: str, request: Request) -> tuple[Implementation, str]:
