@@ -75,7 +75,10 @@ def _mask(mask: Any, seq_lengths: Any, shape: tuple[int, ...], steps: Steps) -> 
         raise ValueError("mask, seq_lengths: expected at most one of them, got both")
     time_axis = steps.time_axis
     count = shape[time_axis]
-    lengths = jnp.asarray(jax.tree.map(lambda leaf: _clipped(leaf, count), seq_lengths))
+    try:
+        lengths = jnp.asarray(jax.tree.map(lambda leaf: _clipped(leaf, count), seq_lengths))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"seq_lengths: expected integers, got {seq_lengths!r}") from error
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"seq_lengths: expected integers, got dtype {lengths.dtype}")
     expected = shape[:time_axis] + shape[time_axis + 1 :]

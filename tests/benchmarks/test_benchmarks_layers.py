@@ -13,10 +13,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import flax_rnn
 from benchmarks import cases, comparison, contestants, layers, memory, plots, tables
 from benchmarks.cases import Case
 from benchmarks.comparison import Effort, Field
-from benchmarks.contestants import cudnn
+from benchmarks.contestants import cudnn, ours
 from benchmarks.contestants.__main__ import Service, distance
 from benchmarks.contestants.interface import Contestant, Run, of_weights
 from benchmarks.workers import WorkerError
@@ -74,6 +75,21 @@ def compare(case: Case, **others: Callable[[], Contestant]) -> dict[str, Any]:
 )
 def test_operations_are_those_of_the_matrix_products(changes: dict[str, str], expected: int) -> None:
     assert replace(Case("lstm", 32, 80, 64, 128), **changes).flops == expected
+
+
+def test_what_it_costs_to_follow_the_choice_is_the_time_over_that_of_the_best_of_ours() -> None:
+    def row(auto: str, **times: float) -> dict[str, Any]:
+        return {"case": TINY.as_json(), "auto": auto, "contestants": {n: {"median_ms": t} for n, t in times.items()}}
+
+    page = tables.regrets([row("fused", native=2, fused=3, scan=4, torch=1), row("scan", native=2, torch=1)])
+    assert [line.split(" | ")[-3:] for line in page.splitlines()[2:]] == [["fused", "native", "1.50 |"]]
+
+
+@pytest.mark.parametrize(("batch", "steps", "phase"), [(2, 1, "training"), (2, 1, "forward"), (2, 3, "training")])
+def test_what_is_taken_is_what_the_library_says(batch: int, steps: int, phase: str) -> None:
+    taken = ours.chosen(Case("gru", batch, steps, 3, 4, phase))
+    said = flax_rnn.choose(flax_rnn.GRUCell(4), shape=(batch, steps), training=phase == "training")
+    assert taken == said.implementation
 
 
 def test_figures_follow_from_the_time_of_a_call() -> None:

@@ -82,6 +82,21 @@ def test_values_equal_the_oracle(name: str, dropout: str, masked: bool, loop: st
     )
 
 
+@pytest.mark.parametrize(("batch", "steps"), [(13, 9), (3, 2)], ids=["packed", "as they lie"])
+@pytest.mark.parametrize("name", ALL)
+def test_gates_with_masks_of_their_own_in_whole_tiles(name: str, batch: int, steps: int) -> None:
+    cell = ALL[name](64, **DROPOUT["both"])
+    weights, x, state, mask = problem(cell, batch, steps, 6)
+    weights["recurrent_kernel"] *= 0.25
+    masks = masks_of(cell, x)
+    options: dict[str, Any] = {"mask": mask, "return_sequences": True}
+    weights, x, state = narrow((weights, x, state))
+    result = jax.jit(lambda w, x, s: rnn(cell, w, x, s, dropout_masks=masks, **options))(weights, x, state)
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (weights, x, state))
+    expected = oracle.run(oracle.of(cell, wide[0], masks), wide[1], wide[2], **options)
+    oracle.assert_close(jax.tree.leaves(result), jax.tree.leaves(expected), 1e-5)
+
+
 @pytest.mark.each(1)
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("name", ALL)

@@ -214,6 +214,12 @@ def test_lengths_below_32_bits_are_no_step() -> None:
     np.testing.assert_array_equal(listed, outputs)
 
 
+def test_lengths_that_are_no_numbers() -> None:
+    cell = SimpleRNNCell(H)
+    with pytest.raises(TypeError, match=r"seq_lengths: expected integers, got \['4', '2'\]"):
+        flax_rnn.rnn(cell, weights(cell), X, seq_lengths=["4", "2"])
+
+
 @pytest.mark.parametrize("jitted", [False, True])
 def test_lengths_of_64_bits_within_jax(jitted: bool) -> None:
     with jax.enable_x64():

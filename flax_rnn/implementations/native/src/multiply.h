@@ -26,6 +26,8 @@ class Product {
   // takes the result. operand(row) are the rows from `row` on.
   template <typename Operand, typename Start, typename Finish>
   void Compute(int64_t rows, const Operand& operand, const Start& start, const Finish& finish) {
+    if (N > 1 && whole_ && operand(0).gate != 0 && panels_.size() % kWide == 0)
+      return ComputeByGates(rows, operand, start, finish);
     const int64_t block = whole_ ? depth_ : kFewRows * std::min<int64_t>(kFewRows, 1 + rows / kRows<N>);
     int64_t first = 0, last;
     do {
@@ -55,6 +57,31 @@ class Product {
 
  private:
   static constexpr int64_t kFewRows = 8;
+
+  // The same where each gate has rows of its own: the columns of one gate of several panels share what is loaded of
+  // the rows, as those of all gates of one panel do otherwise.
+  template <typename Operand, typename Start, typename Finish>
+  void ComputeByGates(int64_t rows, const Operand& operand, const Start& start, const Finish& finish) {
+    ForTiles<kWide>(rows, {0, panels_.size() / kWide}, [&](int64_t row, int64_t group, auto tile) {
+      constexpr int R = tile.kRows, P = tile.kPanels * kWide;
+      const int64_t panel = panels_.first + group * kWide;
+      const Columns all = matrix_.At(panel);
+      Vector sums[P][R][N];
+      start(sums, row, panel, Tile<R, P>{tile.index});
+      for (int n = 0; n < N; ++n) {
+        Vector gate[tile.kPanels][R][kWide];
+        for (int p = 0; p < P; ++p)
+          for (int r = 0; r < R; ++r) gate[p / kWide][r][p % kWide] = sums[p][r][n];
+        Rows own = operand(row);
+        own.values += n * own.gate;
+        own.gate = 0;
+        Multiply(gate, own, depth_, {all.values + n * all.column, kWide * all.panel, all.row, all.panel});
+        for (int p = 0; p < P; ++p)
+          for (int r = 0; r < R; ++r) sums[p][r][n] = gate[p / kWide][r][p % kWide];
+      }
+      finish(sums, row, panel, Tile<R, P>{tile.index});
+    });
+  }
 
   // What a tile fetches of the panel that follows: each one has a part of it.
   const float* Next(int64_t panel, int64_t index) const {
