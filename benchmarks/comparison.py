@@ -131,7 +131,8 @@ def compare(field: Field, case: Case, peak: float, report: Callable[[str], None]
         | {"compile_s": max(built[name]["first"] - built[name]["warm"], 0), "differences": built[name]["differences"]}
         for name, timing in timings.items()
     }
-    return {"case": case.as_json(), "flops": case.flops, "contestants": rows, "absent": absent}
+    taken = built.get(field.names[0], {}).get("chosen")
+    return {"case": case.as_json(), "flops": case.flops, "auto": taken, "contestants": rows, "absent": absent}
 
 
 def figures(case: Case, seconds: float, peak: float, base: float | None) -> dict[str, Any]:

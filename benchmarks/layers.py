@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import cases, isa, tables
 from benchmarks.cases import Case, Size
 from benchmarks.comparison import Effort, Field, compare
-from benchmarks.contestants import OURS, PEERS, ours
+from benchmarks.contestants import OURS, PEERS
 from benchmarks.timing import machine
 from benchmarks.workers import WAITING, exit_on_termination
 from flax_rnn.runtime import MALLOC
@@ -131,7 +131,6 @@ def measure(field: Field, wanted: list[Case], console: Console, results: dict[st
                 progress.update(task, description=f"{case.label}: {name}")
 
             row = compare(field, case, results["peak_flops"][case.dtype], report)
-            row["auto"] = ours.chosen(case)
             results["results"].append(row)
             progress.advance(task)
             times = ", ".join(f"{name} {figures['median_ms']:.2f}" for name, figures in row["contestants"].items())

@@ -65,7 +65,8 @@ class Service:
         if wanted.comparable != wanted:
             self._call = contestant.build(wanted).call
             first = stopwatch(self._call)
-        return {"differences": differences, "first": first, "warm": stopwatch(self._call)}
+        chosen = contestant.chosen(wanted)
+        return {"differences": differences, "first": first, "warm": stopwatch(self._call), "chosen": chosen}
 
     def turn(self, warm_up: int, calls: int) -> dict[str, Any]:
         """The seconds of a call, after so many calls to warm up."""

@@ -47,6 +47,11 @@ class Contestant(ABC):
           Absent: where the case has something that the contestant does not.
         """
 
+    def chosen(self, case: Case) -> str | None:
+        """Which of several implementations it takes by itself; ``None`` where that is no question."""
+        del case
+        return None
+
     def product(self, dtype: str, size: int) -> Callable[[], Any]:
         """A product of two square matrices, to find out what the machine is capable of."""
         raise Absent("measures no products")

@@ -24,6 +24,12 @@ class Ours(with_jax.OnJax):
         self.implementation = implementation
         self.compiler_options = runtime.compiler_options() if tuned else None
 
+    def chosen(self, case: Case) -> str | None:
+        """What ``implementation="auto"`` takes for the cells of a case."""
+        shape, training = (case.batch, case.steps), case.phase == "training"
+        choice = flax_rnn.choose(cell_of(case), self.implementation, dtype=case.dtype, shape=shape, training=training)
+        return choice.implementation
+
     def build(self, case: Case) -> Run:
         """See ``Contestant``."""
         mask = case.mask()
@@ -39,12 +45,6 @@ def cell_of(case: Case) -> flax_rnn.Cell:
     return CELLS[case.cell](
         case.units, case.activation, use_bias=case.bias, recurrent_dropout=case.dropout, dtype=jnp.dtype(case.dtype)
     )
-
-
-def chosen(case: Case) -> str:
-    """What ``implementation="auto"`` takes for the cells of a case."""
-    shape, training = (case.batch, case.steps), case.phase == "training"
-    return flax_rnn.choose(cell_of(case), dtype=case.dtype, shape=shape, training=training).implementation
 
 
 def apply(case: Case, implementation: str, **more: Any) -> with_jax.Apply:

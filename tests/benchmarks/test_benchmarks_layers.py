@@ -17,7 +17,7 @@ import flax_rnn
 from benchmarks import cases, comparison, contestants, layers, memory, plots, tables
 from benchmarks.cases import Case
 from benchmarks.comparison import Effort, Field
-from benchmarks.contestants import cudnn, ours
+from benchmarks.contestants import cudnn
 from benchmarks.contestants.__main__ import Service, distance
 from benchmarks.contestants.interface import Contestant, Run, of_weights
 from benchmarks.workers import WorkerError
@@ -87,7 +87,7 @@ def test_what_it_costs_to_follow_the_choice_is_the_time_over_that_of_the_best_of
 
 @pytest.mark.parametrize(("batch", "steps", "phase"), [(2, 1, "training"), (2, 1, "forward"), (2, 3, "training")])
 def test_what_is_taken_is_what_the_library_says(batch: int, steps: int, phase: str) -> None:
-    taken = ours.chosen(Case("gru", batch, steps, 3, 4, phase))
+    taken = compare(Case("gru", batch, steps, 3, 4, phase))["auto"]
     said = flax_rnn.choose(flax_rnn.GRUCell(4), shape=(batch, steps), training=phase == "training")
     assert taken == said.implementation
 
