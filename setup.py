@@ -1,5 +1,6 @@
 """The native kernels, once for each kind of processor; where they cannot be compiled, the package does without."""
 
+import copy
 import os
 import runpy
 from pathlib import Path
@@ -36,7 +37,10 @@ class BuildKernels(build_ext):
             self.mkpath(str(to.parent))
             self.copy_file(str(there), str(to))
         else:
-            super().build_extension(ext)
+            # The builds share their sources: in one folder, those made at once would overwrite each other's objects.
+            own = copy.copy(self)
+            own.build_temp = os.path.join(self.build_temp, ext.name.rpartition(".")[2])
+            build_ext.build_extension(own, ext)
 
 
 class Wheel(bdist_wheel):

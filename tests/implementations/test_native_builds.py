@@ -13,6 +13,7 @@ import pytest
 from flax_rnn.implementations.native import builds, kernels, library
 
 FOLDER = Path(library.__file__).parent
+CHECKOUT = Path(__file__).parents[2]
 COMPILER = shutil.which("c++") or shutil.which("g++")
 
 needs_kernels = pytest.mark.skipif(library.absent() is not None, reason=str(library.absent()))
@@ -69,6 +70,26 @@ def answers(interface: int = library.INTERFACE, digest: str | None = None, suppo
     """
 
 
+@pytest.mark.skipif(os.name != "posix" or not CHECKOUT.joinpath("setup.py").exists(), reason="this is no checkout")
+def test_builds_do_not_share_what_is_compiled(tmp_path: Path) -> None:
+    """Made at once, one would be linked with what was compiled for the processors of another."""
+    log, compiler = tmp_path / "log", tmp_path / "compiler"
+    compiler.write_text(f"""#!{sys.executable}
+import pathlib, sys
+output = pathlib.Path(sys.argv[sys.argv.index("-o") + 1])
+output.touch()
+with open({str(log)!r}, "a") as file:
+    file.write(f"{{output}}\\n")
+""")
+    compiler.chmod(0o755)
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--force", "--parallel", "2"]
+    command += [f"--build-temp={tmp_path / 'objects'}", f"--build-lib={tmp_path / 'libraries'}"]
+    subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "CC": str(compiler), "CXX": str(compiler)}, check=True)
+    outputs = log.read_text().split()
+    sources = len([*builds.SOURCES.glob("*.cc")])
+    assert len(outputs) == len(set(outputs)) == len(builds.OPTIONS) * (sources + 1)
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("source", "why"),
@@ -110,6 +131,12 @@ def test_a_file_without_its_end_is_refused(tmp_path: Path, part: float) -> None:
     content = (FOLDER / name).read_bytes()
     (tmp_path / name).write_bytes(content[: int(part * len(content))])
     assert str(library.find(tmp_path)).startswith(f"the kernels are broken ({name}: ")
+
+
+@needs_compiler
+def test_a_library_without_a_kernel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAX_RNN_KERNELS", str(compiled(tmp_path, answers())))
+    assert str(library.absent.__wrapped__()).startswith("the kernels are broken (FlaxRnnForward is missing): ")
 
 
 def test_without_a_library_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

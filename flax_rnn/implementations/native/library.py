@@ -40,6 +40,8 @@ def absent() -> str | None:
     for target, handler in _HANDLERS.items():
         try:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, handler)), platform="cpu")
+        except AttributeError:
+            return f"the kernels are broken ({handler} is missing): {_REBUILD}"
         except jax.errors.JaxRuntimeError as error:
             return f"jax refuses the kernels ({error}): {_REBUILD}"
     return None
