@@ -23,12 +23,12 @@ from flax_rnn.cells.simple_rnn import SimpleRNNCell as SimpleRNNCell
 from flax_rnn.cells.stacked import StackedRNNCells as StackedRNNCells
 from flax_rnn.implementations.choice import Choice as Choice
 from flax_rnn.implementations.choice import choose as choose
-from flax_rnn.implementations.choice import portable as portable
 from flax_rnn.implementations.options import SequenceOptions as SequenceOptions
 from flax_rnn.layers.bidirectional import bidirectional as bidirectional
 from flax_rnn.layers.bidirectional import merge as merge
 from flax_rnn.layers.rnn import rnn as rnn
 from flax_rnn.layers.stateful import LayerOptions as LayerOptions
+from flax_rnn.target import portable as portable
 
 try:
     __version__ = version("flax_rnn")

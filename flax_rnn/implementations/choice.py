@@ -1,12 +1,11 @@
 """The rule that selects an implementation of the loop, which can be asked what it selects and why."""
 
-import contextlib
 import dataclasses
 from typing import Any, NamedTuple, cast
 
-import jax
 import jax.numpy as jnp
 
+from flax_rnn import target
 from flax_rnn.cells.protocol import Cell
 from flax_rnn.implementations.either import Either
 from flax_rnn.implementations.fused import Fused
@@ -17,23 +16,12 @@ from flax_rnn.implementations.scan import Scan
 IMPLEMENTATIONS: list[Implementation] = [Native(), Fused(), Scan()]
 """All there are. ``"auto"`` takes the first that can run what is asked for, unless it is known to be slower."""
 
-# jax traces anew where it differs, so what was compiled outside is not taken for it.
-_portable = jax.make_user_context(default_value=False)
-
 
 class Choice(NamedTuple):
     """An implementation, and the reason for it in words."""
 
     implementation: str
     reason: str
-
-
-def portable() -> contextlib.AbstractContextManager[Any]:
-    """A context in which nothing is chosen that is bound to this machine, so that what is traced in it can travel.
-
-    ``with flax_rnn.portable(): exported = jax.export.export(jax.jit(model), platforms=["cpu", "cuda"])(x)``
-    """
-    return _portable(True)
 
 
 def slower(implementation: Implementation, request: Request) -> str | None:
@@ -72,8 +60,8 @@ def choose(
     * ``"scan"`` is ``jax.lax.scan``, which jax differentiates.
     * ``"auto"`` is the first of these, in this order, that can be had and is not known to be slower for this shape.
 
-    The choice is made while jax traces, for the default backend. Kernels do not travel: within ``flax_rnn.portable()``,
-    as for ``jax.export``, none is chosen.
+    The choice is made while jax traces, for the default backend or the platform that ``flax_rnn.portable`` names.
+    Kernels do not travel: within ``flax_rnn.portable()``, as for ``jax.export``, none is chosen.
 
     Args:
       cell: the cell; of a stack, each cell is asked for by itself.
@@ -94,7 +82,7 @@ def choose(
 
 def request_for(cell: Cell, dtype: Any, resets: bool, sharded: bool, shape: tuple[int, int] | None = None) -> Request:
     """The request of these, here and now."""
-    return Request(cell, jnp.dtype(dtype), resets, sharded, jax.default_backend(), bool(_portable.value), shape)
+    return Request(cell, jnp.dtype(dtype), resets, sharded, target.platform(), target.is_portable(), shape)
 
 
 def pick_both(implementation: str, request: Request) -> Implementation:

@@ -30,9 +30,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from flax_rnn.cells.protocol import Affine, Carry, Dot, Weights, affine
 from flax_rnn.implementations.loop import Arrays, Evaluate, Inputs, Loop, State, advance, run
+from flax_rnn.implementations.over_time import over_time, with_carries
 from flax_rnn.implementations.products import dot, kernel_gradient
 from flax_rnn.implementations.protocol import Request
-from flax_rnn.implementations.scan import scan as plain_scan
 
 
 class Fused:
@@ -55,35 +55,32 @@ class Fused:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def scan(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[State, Any]:
     """As ``flax_rnn.implementations.scan.scan``."""
-    return plain_scan(loop, weights, state, inputs)
+    step = functools.partial(advance, loop, weights)
+    return over_time(step, state, inputs, loop.options, loop.options.go_backwards)
 
 
 def _forward(loop: Loop, weights: Weights, state: State, inputs: Inputs) -> tuple[Any, Any]:
-    def body(state: State, inputs: Inputs) -> tuple[State, Any]:
+    def step(state: State, inputs: Inputs) -> tuple[State, Any]:
         products: list[Any] = []
         new, output = advance(loop, weights, state, inputs, _recorder(products))
-        return new, (output, state.carry, products)
+        return new, (output, products)
 
-    final, (outputs, carries, products) = jax.lax.scan(
-        body, state, inputs, reverse=loop.options.go_backwards, unroll=loop.options.unroll or 1
-    )
-    return (final, outputs), (weights, inputs, carries, products, state.output)
+    final, (outputs, products), states = with_carries(step, state, inputs, loop.options, loop.options.go_backwards)
+    return (final, outputs), (weights, inputs, states.carry, products, state.output)
 
 
 def _backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any, Any, Any]:
     weights, inputs, carries, products, held = residuals
     final, outputs = cotangents
 
-    def body(ahead: State, step: Any) -> tuple[State, State]:
-        carry, inputs, products, output = step
+    def step(ahead: State, kept: Any) -> tuple[State, None]:
+        carry, inputs, products, output = kept
         # Of a held output only the place matters, not the value: a mask passes it on as it is.
         _, pull = jax.vjp(lambda state: advance(loop, weights, state, inputs, _Recaller(products)), State(carry, held))
-        return pull((ahead, output))[0], ahead
+        return pull((ahead, output))[0], None
 
-    steps = (carries, inputs, products, outputs)
-    initial, ahead = jax.lax.scan(
-        body, final, steps, reverse=not loop.options.go_backwards, unroll=loop.options.unroll or 1
-    )
+    kept = (carries, inputs, products, outputs)
+    initial, _, ahead = with_carries(step, final, kept, loop.options, not loop.options.go_backwards, apart=False)
 
     uses: list[tuple[int | None, Any]] = []
 

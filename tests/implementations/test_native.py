@@ -391,7 +391,7 @@ def test_without_kernels_and_on_other_platforms_it_is_xla(monkeypatch: pytest.Mo
     reason = "it is the first to be taken of native, fused, scan; not native, since they were not built"
     assert flax_rnn.choose(cell) == ("fused", reason)
     monkeypatch.undo()
-    monkeypatch.setattr(implementation.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert flax_rnn.choose(cell).implementation == "fused"
 
 
