@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
-from flax_rnn import _checks, activations, initializers
+from flax_rnn import _checks, activations, initializers, target
 from flax_rnn.cells.arguments import CellArguments, Dtype
 from flax_rnn.cells.dropout import DropoutMasks, draw_masks
 from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, dot
@@ -23,8 +23,9 @@ class RecurrentWeights(NamedTuple):
     """The prepared weights of a dense cell.
 
     Attributes:
-      kernels: blocks of ``recurrent_kernel``, one for each of ``DenseCell.product_groups``; with masks one per gate.
-      masks: the dropout mask of each gate.
+      kernels: blocks of ``recurrent_kernel``, one for each of ``DenseCell.product_groups``; with masks one per gate,
+        or, where each product is launched by itself, those of a group as one array ``(n, H, H)``.
+      masks: the dropout mask of each gate, or ``(n, B, H)`` of each group.
       bias: what has to be added within the loop.
     """
 
@@ -173,8 +174,16 @@ class DenseCell(CellArguments, Cell):
             dropped *= self.num_gates
         sizes = self.product_groups if not dropped else (1,) * self.num_gates
         ends = [self.units * end for end in itertools.accumulate(sizes)]
-        kernels = jnp.split(params["recurrent_kernel"].astype(dtype), ends[:-1], axis=-1)
-        return RecurrentWeights(tuple(kernels), dropped or None, self.recurrent_bias(params, accumulation_dtype(dtype)))
+        kernels = tuple(jnp.split(params["recurrent_kernel"].astype(dtype), ends[:-1], axis=-1))
+        if dropped and target.launches():
+            kernels, dropped = map(self._by_group, (kernels, dropped))
+        return RecurrentWeights(kernels, dropped or None, self.recurrent_bias(params, accumulation_dtype(dtype)))
+
+    def _by_group(self, gates: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        """What each gate has, one array for each of ``product_groups``."""
+        ends = itertools.accumulate(self.product_groups)
+        groups = [gates[end - size : end] for size, end in zip(self.product_groups, ends, strict=True)]
+        return tuple(jnp.stack(group) if len(group) > 1 else group[0] for group in groups)
 
     def recur(
         self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine
@@ -182,8 +191,9 @@ class DenseCell(CellArguments, Cell):
         """``(mask * h) @ recurrent_kernel + addend`` for each gate of a group."""
         dtype = weights.kernels[0].dtype
         h, wide = h.astype(dtype), tuple(addend.astype(accumulation_dtype(dtype)) for addend in addends)
-        if weights.masks is None:
-            return affine(h, weights.kernels[group], wide, self.precision)
+        if weights.masks is None or len(weights.masks) == len(self.product_groups):
+            operand = h if weights.masks is None else h * weights.masks[group]
+            return affine(operand, weights.kernels[group], wide, self.precision)
         gates = range(sum(self.product_groups[:group]), self.num_gates)
         return tuple(
             affine(h * weights.masks[gate], weights.kernels[gate], addend, self.precision)

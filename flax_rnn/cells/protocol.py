@@ -37,7 +37,8 @@ class Affine(Protocol):
     """``(operand (B, N), kernel (N, M), addend) -> operand @ kernel + addend``, summed in the dtype of ``addend``.
 
     Where ``addend`` is a tuple of ``n`` arrays, ``kernel`` is ``(N, n M)``, and the result is a tuple, too: the blocks
-    of columns, each with its addend. That is faster than ``n`` products.
+    of columns, each with its addend. That is faster than ``n`` products. Or ``kernel`` is ``(n, N, M)`` and ``operand``
+    ``(n, B, N)``: then each addend is that of a product of its own.
 
     A step calls the one it is given for its products with the carry. The loop thereby sees them: it keeps their
     results for the backward pass, and hands them back in place of computing them again.
@@ -57,13 +58,22 @@ class Affine(Protocol):
 def affine(operand: jax.Array, kernel: jax.Array, addend: Any, precision: jax.lax.PrecisionLike = None) -> Any:
     """The plain ``Affine``."""
     addends = addend if isinstance(addend, tuple) else (addend,)
-    product = jnp.dot(operand, kernel, precision=precision, preferred_element_type=addends[0].dtype)
-    blocks = jnp.split(product, len(addends), -1)
+    blocks = product_blocks(operand, kernel, len(addends), precision, addends[0].dtype)
     if len(blocks) > 1:
         # On CPUs, XLA does not vectorize what reads columns of an array in place.
         blocks = jax.lax.platform_dependent(blocks, cpu=jax.lax.optimization_barrier, default=lambda same: same)
     results = tuple(block + one for block, one in zip(blocks, addends, strict=True))
     return results if isinstance(addend, tuple) else results[0]
+
+
+def product_blocks(
+    operand: jax.Array, kernel: jax.Array, count: int, precision: jax.lax.PrecisionLike, dtype: Any
+) -> list[jax.Array]:
+    """The product that an ``Affine`` adds to, as ``count`` arrays ``(B, M)`` of this dtype."""
+    if kernel.ndim == 2:
+        return jnp.split(jnp.dot(operand, kernel, precision=precision, preferred_element_type=dtype), count, -1)
+    each = "n...i,nij->n...j"
+    return [*jnp.einsum(each, operand, kernel, precision=precision, preferred_element_type=dtype)]
 
 
 class Dot(Protocol):

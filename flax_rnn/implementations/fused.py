@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from flax_rnn.cells.protocol import Affine, Carry, Dot, Weights, affine
+from flax_rnn.cells.protocol import Affine, Carry, Dot, Weights, affine, product_blocks
 from flax_rnn.implementations.loop import Arrays, Evaluate, Inputs, Loop, State, advance, run
 from flax_rnn.implementations.over_time import over_time, with_carries
 from flax_rnn.implementations.products import dot, kernel_gradient
@@ -161,13 +161,13 @@ def _known_jvp(precision: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
     operand, kernel, _, result = primals
     d_operand, d_kernel, d_addend, _ = tangents
     results, tree = jax.tree.flatten(result)
-    dot = functools.partial(jnp.dot, precision=precision, preferred_element_type=results[0].dtype)
     terms = [[jnp.zeros_like(one)] for one in results]
     for one, d_one in zip(terms, d_addend if isinstance(d_addend, tuple) else (d_addend,), strict=True):
         if not isinstance(d_one, SymbolicZero):
             one.append(d_one)
-    for term, d_factor in ((lambda d: dot(d, kernel), d_operand), (lambda d: dot(operand, d), d_kernel)):
-        if not isinstance(d_factor, SymbolicZero):
-            for one, block in zip(terms, jnp.split(term(d_factor), len(results), -1), strict=True):
+    for factors in ((d_operand, kernel), (operand, d_kernel)):
+        if not any(isinstance(factor, SymbolicZero) for factor in factors):
+            blocks = product_blocks(*factors, len(results), precision, results[0].dtype)
+            for one, block in zip(terms, blocks, strict=True):
                 one.append(block)
     return result, jax.tree.unflatten(tree, [sum(one[1:], start=one[0]) for one in terms])

@@ -42,8 +42,12 @@ def kernel_gradient(
 ) -> jax.Array:
     """The gradient of ``kernel`` ``(N, M)`` in ``x @ kernel``, for ``x`` ``(..., N)``.
 
-    ``cotangent`` is ``(..., M)``, or a tuple of blocks of its columns.
+    ``cotangent`` is ``(..., M)``, or a tuple of blocks of its columns. For a ``kernel`` ``(n, N, M)`` it has ``n`` of
+    them, and ``x`` is ``(T, n, ..., N)``; see ``Affine``.
     """
+    if kernel.ndim == 3:
+        each = enumerate(cotangent if isinstance(cotangent, tuple) else (cotangent,))
+        return jnp.stack([kernel_gradient(kernel[index], x[:, index], one, precision) for index, one in each])
     transposed = jax.lax.platform_dependent(
         jnp.moveaxis(x, -1, 0), cpu=jax.lax.optimization_barrier, default=lambda same: same
     )

@@ -22,7 +22,7 @@ CELLS: dict[str, Any] = {
 }
 
 
-def problem(cell: Any, seed: int = 0) -> tuple[Any, jax.Array, Any, jax.Array]:
+def problem(cell: Any, seed: int = 0, steps: int = T) -> tuple[Any, jax.Array, Any, jax.Array]:
     """Random weights, inputs, initial carry and a mask with holes and an empty row, in float64."""
     rng = np.random.default_rng(seed)
 
@@ -31,8 +31,8 @@ def problem(cell: Any, seed: int = 0) -> tuple[Any, jax.Array, Any, jax.Array]:
 
     params = jax.tree.map(draw, cell.init_params(jax.random.key(0), D))
     carry = jax.tree.map(draw, flax_rnn.zero_carry(cell, (B, D)))
-    mask = jnp.asarray(rng.random((B, T)) < 0.6).at[1].set(False)
-    return params, draw(np.empty((B, T, D))), carry, mask
+    mask = jnp.asarray(rng.random((B, steps)) < 0.6).at[1].set(False)
+    return params, draw(np.empty((B, steps, D))), carry, mask
 
 
 def loss(cell: Any, implementation: str, mask: Any, **options: Any) -> Any:

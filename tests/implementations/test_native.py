@@ -10,7 +10,6 @@ import oracle
 import pytest
 
 import flax_rnn
-from flax_rnn.implementations import choice as implementation
 from flax_rnn.implementations.native import kernels, library
 
 pytestmark = pytest.mark.skipif(library.absent() is not None, reason=str(library.absent()))
