@@ -39,7 +39,8 @@ def portable() -> contextlib.AbstractContextManager[Any]:
 def slower(implementation: Implementation, request: Request) -> str | None:
     """Why ``"auto"`` passes over what could run ``request``, in words; ``None`` if it does not.
 
-    The place for what benchmarks have shown; ``benchmarks.choice`` measures what it costs to follow this.
+    The place for what benchmarks have shown on CPUs. What it costs to follow this is the table "What is taken by
+    itself" of ``python -m benchmarks.layers``.
     """
     if implementation.name == "fused" and not getattr(request.cell, "records_products", True):
         return "the cell does not show its products, and 'fused' would gain nothing"
@@ -87,14 +88,27 @@ def choose(
     Raises:
       ValueError: for an unknown name, or where what is asked for cannot be had.
     """
-    request = request_for(cell, dtype, resets, sharded, shape)
+    dropped = training and getattr(cell, "recurrent_dropout", 0) > 0
+    request = request_for(cell, dtype, resets, sharded, shape, dropped)
     chosen, reason = pick(implementation, dataclasses.replace(request, training=training))
     return Choice(chosen.name, reason)
 
 
-def request_for(cell: Cell, dtype: Any, resets: bool, sharded: bool, shape: tuple[int, int] | None = None) -> Request:
+def request_for(
+    cell: Cell,
+    dtype: Any,
+    resets: bool,
+    sharded: bool,
+    shape: tuple[int, int] | None = None,
+    recurrent_dropout: bool = False,
+) -> Request:
     """The request of these, here and now."""
-    return Request(cell, jnp.dtype(dtype), resets, sharded, jax.default_backend(), bool(_portable.value), shape)
+    platform = jax.default_backend()
+    return Request(
+        cell, jnp.dtype(dtype), resets, sharded, platform, bool(_portable.value), shape,
+        recurrent_dropout=recurrent_dropout,
+        device=jax.devices()[0].device_kind if platform == "gpu" else "",
+    )  # fmt: skip
 
 
 def pick_both(implementation: str, request: Request) -> Implementation:
