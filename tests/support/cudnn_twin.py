@@ -2,7 +2,8 @@
 
 It has their arguments, their results, their vector of weights and their lengths of sequences. Like them it can neither
 be differentiated by jax nor run under ``jax.vmap``. It keeps account of its calls, and leaves NaN where nobody may
-look: in outputs and gradients of inputs beyond the lengths, and in all gradients if a cotangent beyond them is not 0.
+look: in outputs and gradients of inputs beyond the lengths; in all results where a length is 0, and in all gradients if
+a cotangent beyond the lengths is not.
 """
 
 import functools
@@ -12,7 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.core import ShapedArray
 from jax.experimental import rnn
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 
 
 def parts(features: int, units: int, layers: int, directions: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -100,7 +104,7 @@ class Twin:
         )  # fmt: skip
 
         def forward(x: Any, h_0: Any, c_0: Any, w: Any, seq_lengths: Any) -> Any:
-            y, h_n, c_n = run(x, h_0, c_0, w, seq_lengths)
+            y, h_n, c_n = unless(jnp.any(seq_lengths < 1), run(x, h_0, c_0, w, seq_lengths))
             return poisoned(y, seq_lengths), h_n, c_n
 
         y, h_n, c_n = opaque(forward, x, h_0, c_0, w, seq_lengths)
@@ -121,7 +125,7 @@ class Twin:
             _, pull = jax.vjp(lambda *operands: run(*operands, seq_lengths), x, h_0, c_0, w)
             beyond = ~within(gradients[0], seq_lengths)
             wrong = jnp.any(jnp.where(beyond, gradients[0], 0) != 0)
-            d_x, *others = (jnp.where(wrong, jnp.nan, leaf) for leaf in pull(gradients))
+            d_x, *others = unless(wrong, pull(gradients))
             return poisoned(d_x, seq_lengths), *others
 
         return *opaque(backward, x, h_0, c_0, w, seq_lengths, gradients), jnp.zeros_like(seq_lengths)
@@ -137,15 +141,28 @@ def poisoned(sequences: Any, lengths: Any) -> Any:
     return jnp.where(within(sequences, lengths), sequences, jnp.nan)
 
 
+def unless(wrong: Any, arrays: Any) -> Any:
+    """NaN in all arrays if something is wrong."""
+    return tuple(jnp.where(wrong, jnp.nan, array) for array in arrays)
+
+
 def opaque(function: Any, *operands: Any) -> Any:
-    """``function(*operands)``, in a form for which jax has neither derivatives nor a rule for ``jax.vmap``."""
-    alone = jax.custom_batching.custom_vmap(function)
+    """``function(*operands)`` as jax knows cuDNN: with neither derivatives nor a rule for ``jax.vmap``.
 
-    @alone.def_vmap
-    def refuse(*_: Any) -> Any:
-        raise NotImplementedError("there is no rule for jax.vmap")
+    Nor does ``jax.shard_map`` learn over which axes the results vary.
+    """
+    leaves, tree = jax.tree.flatten(operands)
+    results, result_tree = jax.tree.flatten(jax.eval_shape(function, *operands))
 
-    return alone(*operands)
+    def run(*leaves: Any) -> Any:
+        return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves)))
+
+    primitive = Primitive("cudnn_twin")
+    primitive.multiple_results = True
+    primitive.def_impl(run)
+    primitive.def_abstract_eval(lambda *_: [ShapedArray(result.shape, result.dtype) for result in results])
+    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=True))
+    return jax.tree.unflatten(result_tree, primitive.bind(*leaves))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """An LSTM that cuDNN runs, in one direction or both at once, under our options.
 
-``lstm`` knows of weights, states and lengths of rows. Whatever else there is, is plain jax code around it, which jax
-differentiates: several batch axes become one, masked steps are brought to the back, dropout masks multiply inputs.
+``lstm`` knows of weights, states and how many steps of a row count. Whatever else there is, is plain jax code around
+it, which jax differentiates: several batch axes become one, masked steps are brought to the back, dropout masks
+multiply the inputs.
 """
 
 from collections.abc import Sequence
@@ -104,10 +105,8 @@ def _run(loops: Sequence[Loop], arrays: Sequence[Arrays]) -> list[tuple[Any, Car
     there, back, counts = compaction(mask, len(loops) == 1 and loops[0].options.go_backwards)
     weights = tuple(_plain(cell, each.params) for cell, each in zip(cells, rows, strict=True))
     h, c = (jnp.stack(states) for states in zip(*(each.carry for each in rows), strict=True))
-    # cuDNN takes no row without steps; what it makes of one is not used.
-    lengths = None if counts is None else jnp.maximum(counts, 1)
     precision = jax.lax.Precision.HIGH if allows_tf32(cells[0].precision) else jax.lax.Precision.HIGHEST
-    y, h, c = lstm(precision, Rows(weights, there(x), h, c, lengths))
+    y, h, c = lstm(precision, Rows(weights, there(x), h, c, counts))
     results: list[tuple[Any, Carry]] = []
     for loop, each, *new in zip(loops, rows, jnp.split(back(y), len(loops), -1), h, c, strict=True):
         outputs, last = _masked(loop, mask, each.carry, new[0], LSTMCarry(*new[1:]))
@@ -133,6 +132,4 @@ def _masked(
     last = LSTMCarry(*(select(some, new, old) for new, old in zip(last, first, strict=True)))
     if not options.return_sequences:
         return select(some, last.h, jnp.zeros_like(last.h)), last
-    # Of a row without steps that count, there is an output none the less.
-    outputs = select(mask, outputs, jnp.zeros_like(outputs))
     return outputs if options.zero_output_for_mask else held(outputs, mask, options.go_backwards), last

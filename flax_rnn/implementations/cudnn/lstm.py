@@ -1,4 +1,4 @@
-"""An LSTM over rows of steps of which the first count, in one direction or both, that can be differentiated twice.
+"""An LSTM over rows of steps of which the first ones count, in one direction or both, with two derivatives.
 
 cuDNN has it with its first derivative. The second is that of the implementation ``fused``, which has the same values.
 """
@@ -17,24 +17,27 @@ from flax_rnn.implementations.loop import Arrays, Loop, select
 from flax_rnn.implementations.options import SequenceOptions
 
 Result = tuple[jax.Array, jax.Array, jax.Array]
-"""Outputs ``(B, T, N H)``, zeros beyond the lengths, and the last states ``(N, B, H)``, for ``N`` directions."""
+"""Outputs ``(B, T, N H)``, zeros at steps that do not count, and the last states ``(N, B, H)``, for ``N`` directions.
+
+The states of a row without steps are not to be used.
+"""
 
 
 class Rows(NamedTuple):
-    """What goes in, all float32 but the lengths.
+    """What goes in, all float32 but the counts.
 
     Attributes:
       weights: those of each of the ``N`` directions, the one from the first step on ahead of the other.
-      x: inputs ``(B, T, D)``, finite beyond the lengths, too.
+      x: inputs ``(B, T, D)``, finite also where they do not count.
       h, c: the states to start from ``(N, B, H)``.
-      lengths: int32 ``(B,)``, 1 to ``T``: how many steps count; ``None`` for all.
+      counts: int32 ``(B,)``, 0 to ``T``: how many steps count, which come first; ``None`` for all.
     """
 
     weights: tuple[Weights, ...]
     x: jax.Array
     h: jax.Array
     c: jax.Array
-    lengths: jax.Array | None
+    counts: jax.Array | None
 
 
 def _forward(precision: jax.lax.Precision, rows: Rows, keep: bool) -> tuple[Result, Any]:
@@ -54,7 +57,7 @@ def _backward(precision: jax.lax.Precision, rows: Rows, saved: Any, cotangents: 
 
 def _by_xla(precision: jax.lax.Precision, rows: Rows) -> Result:
     """The same, for second derivatives."""
-    mask, units = _counts(rows), rows.h.shape[-1]
+    mask, units = _mask(rows), rows.h.shape[-1]
     outputs: list[jax.Array] = []
     carries: list[LSTMCarry] = []
     for direction, weights in enumerate(rows.weights):
@@ -73,19 +76,20 @@ def _by_xla(precision: jax.lax.Precision, rows: Rows) -> Result:
 
 def _operands(rows: Rows) -> Operands:
     batch, steps, _ = rows.x.shape
-    lengths = jnp.full(batch, steps, jnp.int32) if rows.lengths is None else rows.lengths
+    # cuDNN takes no row without steps; what it makes of one is not used.
+    lengths = jnp.full(batch, steps, jnp.int32) if rows.counts is None else jnp.maximum(rows.counts, 1)
     return Operands(rows.x, rows.h, rows.c, call.flat(rows.weights), lengths)
 
 
-def _counts(rows: Rows) -> jax.Array | None:
+def _mask(rows: Rows) -> jax.Array | None:
     """Which steps count ``(B, T)``; ``None`` if all do."""
-    return None if rows.lengths is None else jnp.arange(rows.x.shape[1]) < rows.lengths[:, None]
+    return None if rows.counts is None else jnp.arange(rows.x.shape[1]) < rows.counts[:, None]
 
 
 def _counting(rows: Rows, sequences: jax.Array) -> jax.Array:
-    """``sequences`` ``(B, T, ...)`` with zeros beyond the lengths, whatever cuDNN has left there."""
-    counts = _counts(rows)
-    return sequences if counts is None else select(counts, sequences, jnp.zeros_like(sequences))
+    """``sequences`` ``(B, T, ...)`` with zeros at steps that do not count, whatever cuDNN has left there."""
+    mask = _mask(rows)
+    return sequences if mask is None else select(mask, sequences, jnp.zeros_like(sequences))
 
 
 lstm = differentiable(_forward, _backward, _by_xla)
