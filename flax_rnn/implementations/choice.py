@@ -92,7 +92,7 @@ def choose(
       resets: whether there are ``resets``.
       sharded: whether the inputs are, or may be, sharded over a mesh.
       shape: rows of the batch and steps ``(B, T)``; ``None`` for many of both.
-      training: whether the layer is differentiated.
+      training: whether the layer is differentiated, and drops what its ``recurrent_dropout`` says.
 
     Raises:
       ValueError: for an unknown name, or where what is asked for cannot be had.
