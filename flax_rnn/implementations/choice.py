@@ -112,11 +112,12 @@ def request_for(
     recurrent_dropout: bool = False,
 ) -> Request:
     """The request of these, here and now."""
-    platform = jax.default_backend()
+    platform, portable = jax.default_backend(), bool(_portable.value)
+    # Elsewhere there may be another one.
+    device = jax.devices()[0].device_kind if platform == "gpu" and not portable else ""
     return Request(
-        cell, jnp.dtype(dtype), resets, sharded, platform, bool(_portable.value), shape,
-        recurrent_dropout=recurrent_dropout,
-        device=jax.devices()[0].device_kind if platform == "gpu" else "",
+        cell, jnp.dtype(dtype), resets, sharded, platform, portable, shape,
+        recurrent_dropout=recurrent_dropout, device=device,
     )  # fmt: skip
 
 

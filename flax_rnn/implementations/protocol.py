@@ -22,7 +22,7 @@ class Request:
       training: whether it is differentiated.
       recurrent_dropout: whether there are the dropout masks of a ``recurrent_dropout``: of the state, or one of the
         inputs for each gate.
-      device: the kind of GPU that it is for, as jax calls it; ``""`` on other platforms.
+      device: the kind of GPU that it is for, as jax calls it; ``""`` on other platforms, and where that is not known.
     """
 
     cell: Cell
