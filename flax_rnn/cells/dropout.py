@@ -24,6 +24,11 @@ class DropoutMasks(NamedTuple):
     inputs: tuple[jax.Array, ...] | None = None
     recurrent: tuple[jax.Array, ...] | None = None
 
+    @property
+    def by_gate(self) -> bool:
+        """Whether they are more than one mask of the inputs, which could be multiplied by it ahead of everything."""
+        return self.recurrent is not None or len(self.inputs or ()) > 1
+
 
 class Dropout(NamedTuple):
     """What a layer drops: a key to draw masks with, or the masks; neither for nothing."""

@@ -46,10 +46,15 @@ def by_rows(
 
     Under ``jax.vmap`` it is called for one after the other.
     """
-    if not _in_shard_map():
+    if not within_shard_map():
         return _by_rows.bind(*operands, call=call, rows=rows, results=tuple(results), devices=_NEEDS_DEVICES)
     axes = _varying(operands)
     return [_vary(result, axes) for result in call(results)(*operands)]
+
+
+def within_shard_map() -> bool:
+    """Whether all axes of the mesh are those of a ``jax.shard_map``, so that arrays are those of one device."""
+    return set(jax.sharding.get_abstract_mesh().axis_types) == {AxisType.Manual}
 
 
 def obstacle() -> str | None:
@@ -94,10 +99,6 @@ def _mesh_of(types: Iterable[Any]) -> Any:
     """The mesh that the types of arrays tell, maybe an empty one."""
     *others, last = (one.sharding.mesh for one in types)
     return next((mesh for mesh in others if not mesh.empty), last)
-
-
-def _in_shard_map() -> bool:
-    return set(jax.sharding.get_abstract_mesh().axis_types) == {AxisType.Manual}
 
 
 def _varying(arrays: Sequence[jax.Array]) -> frozenset[Any]:

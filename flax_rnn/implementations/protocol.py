@@ -1,7 +1,7 @@
 """What an implementation is: a way to evaluate the loop, that says by itself what keeps it from doing so."""
 
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from flax_rnn.cells.protocol import Carry, Cell
 from flax_rnn.implementations.loop import Arrays, Loop
@@ -20,6 +20,9 @@ class Request:
       portable: whether what is compiled has to run elsewhere, too; see ``flax_rnn.portable``.
       shape: rows of the batch and steps ``(B, T)``; ``None`` if they are not known.
       training: whether it is differentiated.
+      recurrent_dropout: whether there are the dropout masks of a ``recurrent_dropout``: of the state, or one of the
+        inputs for each gate.
+      device: the kind of GPU that it is for, as jax calls it; ``""`` on other platforms, and where that is not known.
     """
 
     cell: Cell
@@ -30,6 +33,8 @@ class Request:
     portable: bool
     shape: tuple[int, int] | None = None
     training: bool = False
+    recurrent_dropout: bool = False
+    device: str = ""
 
 
 class Implementation(Protocol):
@@ -49,4 +54,19 @@ class Implementation(Protocol):
 
     def run(self, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
         """``(outputs of all steps or of the last, last carry)``; outputs of all steps have the order of the inputs."""
+        ...
+
+
+@runtime_checkable
+class BothDirections(Implementation, Protocol):
+    """One that can run two cells over the same steps in one go, one of them forwards and the other backwards."""
+
+    def joins(self, loops: tuple[Loop, Loop], arrays: tuple[Arrays, Arrays]) -> bool:
+        """Whether these can be run so, both of which it can run by themselves."""
+        ...
+
+    def run_both(
+        self, loops: tuple[Loop, Loop], arrays: tuple[Arrays, Arrays]
+    ) -> tuple[tuple[Any, Carry], tuple[Any, Carry]]:
+        """What ``run`` returns for each."""
         ...

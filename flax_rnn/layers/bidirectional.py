@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flax_rnn.cells.protocol import Carry, Cell, Masks, Params
-from flax_rnn.layers.rnn import rnn
+from flax_rnn.layers.rnn import begin, finish, run_both
 from flax_rnn.layers.stateful import LayerOptions
 
 # What the layers of both directions have in common.
@@ -120,17 +120,16 @@ def bidirectional(
     keys = dropout_key if isinstance(dropout_key, tuple | list) else (dropout_key, dropout_key)
     keys = [None if key is None else jax.random.fold_in(key, direction) for direction, key in enumerate(keys)]
     options |= {"keep_order": True, "zero_output_for_mask": return_sequences}
-    outputs, carries = zip(
-        *(
-            rnn(
-                cell, weights, inputs, initial_state=state, return_sequences=return_sequences, return_state=True,
-                dropout_key=keys[direction],
-                dropout_masks=None if dropout_masks is None else dropout_masks[direction],
-                go_backwards=go_backwards != (direction == 1), **options,
-            )
-            for direction, (cell, weights, state) in enumerate(zip(cells, params, states, strict=True))
-        ),
-        strict=True,
+    forward, backward = (
+        begin(
+            cells[direction], params[direction], inputs, initial_state=states[direction], dropout_key=keys[direction],
+            dropout_masks=None if dropout_masks is None else dropout_masks[direction],
+            return_sequences=return_sequences, return_state=True, go_backwards=go_backwards != (direction == 1),
+            **options,
+        )
+        for direction in (0, 1)
     )  # fmt: skip
+    results = zip((forward, backward), run_both((forward, backward)), strict=True)
+    outputs, carries = zip(*(finish(call, *result) for call, result in results), strict=True)
     merged = merge(outputs[0], outputs[1], merge_mode)
     return (merged, carries) if return_state else merged

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn.cells.protocol import Carry, Masks, Params
+from flax_rnn.implementations.derivatives import floats, merged
 from flax_rnn.implementations.loop import Arrays, Loop, State, select
 from flax_rnn.implementations.protocol import Implementation
 
@@ -152,13 +153,3 @@ class Chunks:
         d_point = pull(0, self.first, first, d_state)
         d_params, d_masks = jax.tree.map(jnp.add, d_weights, (d_point.params, d_point.masks))
         return (Arrays(d_params, d_masks, d_point.state.carry, self.put(d_x, 0, d_point.x), None, None),)
-
-
-def floats(tree: Any) -> Any:
-    """``tree`` with ``None`` for what has no derivative: booleans, integers, keys."""
-    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, tree)
-
-
-def merged(tree: Any, some: Any) -> Any:
-    """``tree`` with the leaves that there are in ``some``, as ``floats`` makes it."""
-    return jax.tree.map(lambda leaf, new: leaf if new is None else new, tree, some)

@@ -1,12 +1,10 @@
 """A cell over time: one place for checks, axes, stacks, states to start from and dropout."""
 
 import dataclasses
-import math
 from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
@@ -14,13 +12,9 @@ from flax_rnn.cells.dropout import Dropout
 from flax_rnn.cells.evaluate import bind_constants
 from flax_rnn.cells.protocol import Carry, Cell, Masks, Params, check_cell
 from flax_rnn.cells.stacked import StackedRNNCells
-from flax_rnn.cells.weights import check_masks, check_params
-from flax_rnn.implementations.choice import pick_both, request_for
-from flax_rnn.implementations.loop import Arrays, Loop
+from flax_rnn.implementations.loop import Loop
 from flax_rnn.implementations.options import SequenceOptions
-from flax_rnn.implementations.partitioned import varying_alike
-from flax_rnn.implementations.protocol import Implementation
-from flax_rnn.layers.chunks import run_in_chunks
+from flax_rnn.layers.calls import Call, evaluate, evaluate_both, prepare
 from flax_rnn.layers.steps import Steps, steps_of
 
 
@@ -85,6 +79,28 @@ def rnn(
         without steps.
       TypeError: for those of the wrong dtype, and for unknown options.
     """
+    call = begin(
+        cell, params, inputs, initial_state=initial_state, mask=mask, seq_lengths=seq_lengths, resets=resets,
+        constants=constants, dropout_key=dropout_key, dropout_masks=dropout_masks, **options,
+    )  # fmt: skip
+    return finish(call, *run(call))
+
+
+def begin(
+    cell: Cell,
+    params: Params,
+    inputs: ArrayLike,
+    *,
+    initial_state: Carry = None,
+    mask: ArrayLike | None = None,
+    seq_lengths: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    constants: Any = None,
+    dropout_key: jax.Array | None = None,
+    dropout_masks: Masks = None,
+    **options: Any,
+) -> Call:
+    """The arguments of ``rnn``, of which those that do not depend on single cells are checked."""
     chosen = SequenceOptions(**options)
     check_cell("cell", cell)
     steps = steps_of(cell, inputs, mask, seq_lengths, resets, chosen.time_major)
@@ -92,108 +108,53 @@ def rnn(
         raise ValueError("dropout_key, dropout_masks: expected at most one of them, got both")
     loop = Loop(cell, chosen, steps.mask is not None, initial_state is None)
     weights = bind_constants(cell, params, constants)
-    done, carry = _run(loop, weights, steps, initial_state, Dropout(dropout_key, dropout_masks), "")
-    outputs: Any = done.x
-    if chosen.return_sequences:
-        done = done.turned(chosen.time_major)
+    return Call(loop, weights, steps, initial_state, Dropout(dropout_key, dropout_masks))
+
+
+def run(call: Call, where: str = "") -> tuple[Steps, Carry]:
+    """The outputs in place of the inputs, and the last carry; ``where`` the cell is in a stack, for errors."""
+    if isinstance(call.loop.cell, StackedRNNCells):
+        return _run_stack(call, call.loop.cell, where)
+    return evaluate(prepare(call, where))
+
+
+def run_both(calls: tuple[Call, Call]) -> list[tuple[Steps, Carry]]:
+    """``run`` for each of two directions over the same steps."""
+    if any(isinstance(call.loop.cell, StackedRNNCells) for call in calls):
+        return [run(call) for call in calls]
+    return evaluate_both((prepare(calls[0], ""), prepare(calls[1], "")))
+
+
+def finish(call: Call, done: Steps, carry: Carry) -> Any:
+    """What ``rnn`` returns."""
+    outputs, options = done.x, call.loop.options
+    if options.return_sequences:
+        done = done.turned(options.time_major)
         outputs = done.x
-        if chosen.go_backwards and not chosen.keep_order:
+        if options.go_backwards and not options.keep_order:
             outputs = jax.tree.map(lambda leaf: jnp.flip(leaf, done.time_axis), outputs)
-    return (outputs, carry) if chosen.return_state else outputs
+    return (outputs, carry) if options.return_state else outputs
 
 
-def _run(
-    loop: Loop, params: Params, steps: Steps, initial_state: Carry, dropout: Dropout, where: str
-) -> tuple[Steps, Carry]:
-    """``rnn``, with the outputs in place of the inputs; ``where`` the cell is in a stack, for errors."""
-    cell = loop.cell
-    if isinstance(cell, StackedRNNCells):
-        return _run_stack(loop, cell, params, steps, initial_state, dropout, where)
-    first = steps.first()
-    check_params(f"params{where}", cell, params, first)
-    masks = check_masks(f"dropout_masks{where}", cell, dropout.masks, first)
-    if dropout.key is not None:
-        masks = cell.dropout_masks(dropout.key, first)
-    # jax.jit takes arrays of an explicit mesh within that mesh only.
-    without_type, outside = _mesh_of(first).empty, jax.sharding.get_abstract_mesh().empty
-    lasting = loop.lasting and (without_type or not outside)
-    carry, dtype = (_lasting_start if lasting else _start)(cell, params, first, masks, without_type and outside)
-    if initial_state is not None:
-        given = _checks.carry_like(f"initial_state{where}", carry, initial_state)
-        carry = jax.tree.map(_checks.cast_like, given, carry)
-    shape = math.prod(first.shape[: steps.batch_axes]), steps.x.shape[steps.time_axis]
-    request = request_for(cell, dtype.dtype, steps.resets is not None, _sharded(steps.x), shape)
-    implementation = pick_both(loop.options.implementation, request)
-    x, mask, resets, *_ = steps = steps.turned(implementation.time_major)
-    evaluate = _lasting_evaluate if lasting else _evaluate
-    try:
-        outputs, carry = evaluate(implementation, loop, Arrays(params, masks, carry, x, mask, resets))
-    except TypeError as error:
-        if "forward-mode" in str(error):  # jax's message names neither the layer nor a way out
-            size = loop.options.checkpoint_every
-            name, expected = ("implementation", '"scan"') if size is None else ("checkpoint_every", "None")
-            got = implementation.name if size is None else size
-            error.add_note(f"{name}: expected {expected} for forward-mode derivatives, got {got!r}")
-        raise
-    return steps._replace(x=outputs), carry
-
-
-def _run_stack(
-    loop: Loop,
-    stack: StackedRNNCells,
-    params: Params,
-    steps: Steps,
-    initial_state: Carry,
-    dropout: Dropout,
-    where: str,
-) -> tuple[Steps, Carry]:
-    """``_run`` layer by layer: a cell needs of those below it their outputs only."""
+def _run_stack(call: Call, stack: StackedRNNCells, where: str) -> tuple[Steps, Carry]:
+    """``run`` layer by layer: a cell needs of those below it their outputs only."""
     count = len(stack.cells)
-    states = [None] * count if initial_state is None else initial_state
-    masks = [None] * count if dropout.masks is None else dropout.masks
+    states = [None] * count if call.initial_state is None else call.initial_state
+    masks = [None] * count if call.dropout.masks is None else call.dropout.masks
     for name, what, values in (
-        ("params", "entry", params), ("initial_state", "state", states), ("dropout_masks", "entry", masks)
+        ("params", "entry", call.params), ("initial_state", "state", states), ("dropout_masks", "entry", masks)
     ):  # fmt: skip
         if not isinstance(values, tuple | list) or len(values) != count:
             got = _checks.describe(jax.tree.map(jnp.asarray, values))
             raise ValueError(f"{name}{where}: expected one {what} for each of {count} cells, got {got}")
+    loop, steps = call.loop, call.steps
     # Below the top, outputs of masked steps are not seen, and zeros are the cheapest.
     below = dataclasses.replace(loop.options, return_sequences=True, zero_output_for_mask=True)
     carries = []
     for index, cell in enumerate(stack.cells):
         options = below if index < count - 1 else loop.options
         layer = dataclasses.replace(loop, cell=cell, options=options)
-        own = dropout.of_layer(index)
-        steps, carry = _run(layer, params[index], steps, states[index], own, f"{where}[{index}]")
+        own = call.dropout.of_layer(index)
+        steps, carry = run(Call(layer, call.params[index], steps, states[index], own), f"{where}[{index}]")
         carries.append(carry)
     return steps, tuple(carries)
-
-
-def _start(cell: Cell, params: Params, first: jax.Array, masks: Masks, without_mesh: bool) -> tuple[Carry, jax.Array]:
-    """The zero carry for steps like ``first``, and an array of the compute dtype."""
-    # On a mesh, the product tells how the carry is laid out.
-    like = getattr(cell, "projected_like", None) if without_mesh else None
-    projected = like(params, first) if like else cell.project(params, first, masks)
-    return cell.initial_carry(params, projected), jnp.zeros((), jax.tree.leaves(projected)[0].dtype)
-
-
-def _evaluate(implementation: Implementation, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
-    size, arrays = loop.options.checkpoint_every, varying_alike(arrays)
-    return implementation.run(loop, arrays) if size is None else run_in_chunks(implementation, loop, arrays, size)
-
-
-# What was traced for a layer is kept for equal ones, and a call outside of `jax.jit` is one computation.
-_lasting_start = jax.jit(_start, static_argnums=(0, 4))
-_lasting_evaluate = jax.jit(_evaluate, static_argnums=(0, 1))
-
-
-def _sharded(x: jax.Array) -> bool:
-    """Whether ``x`` is, or may be, laid out over a mesh."""
-    if not isinstance(x, Tracer):
-        return len(x.sharding.device_set) > 1
-    return not (_mesh_of(x).empty and jax.sharding.get_abstract_mesh().empty)
-
-
-def _mesh_of(x: jax.Array) -> Any:
-    """The mesh that the type of ``x`` tells, maybe an empty one."""
-    return jax.typeof(x).sharding.mesh

@@ -8,8 +8,6 @@ The kernels themselves cannot be differentiated, so a second derivative is that 
 has the same values.
 """
 
-import functools
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -18,6 +16,8 @@ import jax.numpy as jnp
 from flax_rnn.cells.dropout import DropoutMasks
 from flax_rnn.cells.protocol import Carry, Params
 from flax_rnn.implementations import partitioned
+from flax_rnn.implementations.batch import one_batch_axis
+from flax_rnn.implementations.derivatives import differentiable
 from flax_rnn.implementations.fused import Fused
 from flax_rnn.implementations.loop import Arrays, Loop, select, used
 from flax_rnn.implementations.native import kernels
@@ -53,66 +53,25 @@ class Native:
         dtype = cell.dtype or jnp.result_type(arrays.x.dtype, arrays.params["kernel"].dtype)
         rows = jax.tree.map(jnp.float32, (arrays.x, arrays.carry, arrays.masks))
         ((x, carry, masks), mask), params = partitioned.aligned((rows, arrays.mask), arrays.params)
-        whole: Any = _layer(loop, _one_batch_axis(Arrays(params, masks, carry, x, mask, None), len(batch)))
+        whole: Any = _layer(loop, one_batch_axis(Arrays(params, masks, carry, x, mask, None), len(batch)))
         sequence = (*batch, steps) if loop.options.return_sequences else batch
         outputs = whole[0].reshape(*sequence, whole[0].shape[-1]).astype(dtype)
         return outputs, jax.tree.map(lambda new, old: new.reshape(old.shape).astype(old.dtype), whole[1], arrays.carry)
 
 
-def _one_batch_axis(arrays: Arrays, axes: int) -> Arrays:
-    """``arrays`` with the first ``axes`` axes of those that have them as one."""
-    if axes == 1:
-        return arrays
-
-    def merge(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.reshape(math.prod(leaf.shape[:axes]), *leaf.shape[axes:]), tree)
-
-    carry, x, masks, mask = map(merge, (arrays.carry, arrays.x, arrays.masks, arrays.mask))
-    return arrays._replace(carry=carry, x=x, masks=masks, mask=mask)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _layer(loop: Loop, arrays: Arrays) -> tuple[jax.Array, Carry]:
-    last, saved = _kernel(loop, arrays, keep=False)
-    return _outputs(loop, last, saved.outputs, arrays.mask), last
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _keeping_layer(loop: Loop, arrays: Arrays) -> tuple[Any, Saved]:
-    """As ``_layer``, and what its backward pass needs, which is used for nothing else."""
-    last, saved = _kernel(loop, arrays, keep=True)
+def _forward(loop: Loop, arrays: Arrays, keep: bool) -> tuple[tuple[jax.Array, Carry], Saved]:
+    """``((outputs, last carry), saved)``."""
+    weights, x = _plain(loop.cell, arrays.params), arrays.x.astype(jnp.float32)
+    options = loop.options
+    last, saved = kernels.forward(
+        loop.cell, weights, arrays.masks, arrays.carry, x, arrays.mask, options.go_backwards, options.return_sequences,
+        keep,
+    )  # fmt: skip
     return (_outputs(loop, last, saved.outputs, arrays.mask), last), saved
 
 
-def _forward(loop: Loop, arrays: Arrays) -> tuple[Any, Any]:
-    kept: Any = _keeping_layer(loop, arrays)
-    result, saved = kept
-    return result, (arrays, saved)
-
-
-def _backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any]:
-    return (_gradients(loop, *residuals, cotangents),)
-
-
-def _keeping_forward(loop: Loop, arrays: Arrays) -> tuple[Any, Any]:
-    kept: Any = _keeping_layer(loop, arrays)
-    result, saved = kept
-    return (result, saved), (arrays, saved)
-
-
-def _keeping_backward(loop: Loop, residuals: Any, cotangents: Any) -> tuple[Any]:
-    return _backward(loop, residuals, cotangents[0])
-
-
-# Forward rules call what has a rule itself, since whoever differentiates twice differentiates them.
-_layer.defvjp(_forward, _backward)
-_keeping_layer.defvjp(_keeping_forward, _keeping_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-@functools.partial(jax.jit, static_argnums=0)  # which drops what nobody asks for
-def _gradients(loop: Loop, arrays: Arrays, saved: Saved, cotangents: Any) -> Arrays:
-    """Those of ``arrays``."""
+def _backward(loop: Loop, arrays: Arrays, saved: Saved, cotangents: Any) -> Arrays:
+    """The gradients of ``arrays``."""
     cell, options, x = loop.cell, loop.options, arrays.x.astype(jnp.float32)
     d_outputs, d_last = cotangents
     _, pull = jax.vjp(lambda last, states: _outputs(loop, last, states, arrays.mask), d_last, saved.outputs)
@@ -159,41 +118,14 @@ def _masks_gradients(loop: Loop, weights: Any, arrays: Arrays, saved: Saved, d_s
     )  # fmt: skip
 
 
-def _gradients_forward(loop: Loop, arrays: Arrays, saved: Saved, cotangents: Any) -> tuple[Any, Any]:
-    return _gradients(loop, arrays, saved, cotangents), (arrays, saved, cotangents)
-
-
-def _gradients_backward(loop: Loop, residuals: Any, cotangents: Arrays) -> Any:
-    arrays, saved, d_results = residuals
-
-    def again(differentiable: Arrays, d_results: Any) -> Any:
-        def layer(differentiable: Arrays) -> Any:
-            return _by_xla(loop, differentiable._replace(mask=arrays.mask))
-
-        return jax.vjp(layer, differentiable)[1](d_results)[0]
-
-    _, pull = jax.vjp(again, arrays._replace(mask=None), d_results)
-    d_arrays, d_d_results = pull(cotangents._replace(mask=None))
-    return d_arrays, jax.tree.map(jnp.zeros_like, saved), d_d_results
-
-
-_gradients.defvjp(_gradients_forward, _gradients_backward)
-
-
 def _by_xla(loop: Loop, arrays: Arrays) -> tuple[jax.Array, Carry]:
-    """As ``_layer``."""
+    """As ``_layer``, for its second derivatives."""
     mask = None if arrays.mask is None else arrays.mask.T
     outputs, last = Fused().run(loop, arrays._replace(x=arrays.x.swapaxes(0, 1), mask=mask))
     return (outputs.swapaxes(0, 1) if loop.options.return_sequences else outputs), last
 
 
-def _kernel(loop: Loop, arrays: Arrays, keep: bool) -> tuple[Carry, Saved]:
-    weights, x = _plain(loop.cell, arrays.params), arrays.x.astype(jnp.float32)
-    options = loop.options
-    return kernels.forward(
-        loop.cell, weights, arrays.masks, arrays.carry, x, arrays.mask, options.go_backwards, options.return_sequences,
-        keep,
-    )  # fmt: skip
+_layer = differentiable(_forward, _backward, _by_xla)
 
 
 def _plain(cell: Any, params: Params) -> dict[str, jax.Array]:
