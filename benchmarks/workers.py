@@ -24,6 +24,10 @@ Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 WAITING = {"OMP_WAIT_POLICY": "passive"}
 """Variables of every worker."""
+SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+"""Variables for several processes on one GPU, which JAX and TensorFlow would each take for themselves."""
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""Variables that keep a process away from it, where what it is compared with runs on a CPU."""
 
 
 class WorkerError(Exception):
