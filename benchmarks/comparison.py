@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks.cases import TOLERANCES, Case
-from benchmarks.contestants import OURS
+from benchmarks.contestants import PRODUCTS
 from benchmarks.timing import Timing, interleave
 from benchmarks.workers import SHARING, WITHOUT_GPU, Worker, WorkerError
 
@@ -113,14 +113,17 @@ class Field:
     def peak(self, dtype: str) -> float:
         """Operations in a second that large matrix products reach on this machine, in whichever framework is best."""
         reached = []
-        for name in self.names:
-            if name in OURS[1:] or self.refusal(name):  # ours would measure the same product once more
-                continue
+        for name in filter(self.names.__contains__, PRODUCTS):
             try:
                 reached.append(self.ask(name, do="peak", dtype=dtype)["flops"])
-            except WorkerError:  # has no product, or does not run at all, which each case will tell
+            except WorkerError:  # does not run at all, which each case will tell
                 continue
         return max(reached)
+
+    def gather(self) -> None:
+        """Starts all processes, as many at a time as get ready together, so that the first case need not."""
+        with ThreadPoolExecutor(self.effort.jobs) as pool:
+            list(pool.map(self.refusal, self.names))
 
     def close(self) -> None:
         """Ends all processes."""

@@ -25,6 +25,11 @@ def markdown(header: Iterable[str], rows: Iterable[Sequence[str]], words: int) -
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, rules, *rows]) + "\n"
 
 
+def short(ms: float) -> str:
+    """Milliseconds with as many digits as mean something."""
+    return f"{ms:.{3 if ms < 1 else 2 if ms < 10 else 1}f}"
+
+
 def time_ms(figures: dict[str, Any]) -> float:
     """The time to compare by: that on the device where it was measured, else that with the wait for each call."""
     return figures.get("queued_ms", figures["median_ms"])
@@ -58,9 +63,9 @@ def figures(results: Rows) -> str:
             ratio = NONE if f["ratio"] is None else f"{f['ratio']:.2f}"
             lines.append(
                 [
-                    *_words(row), name, f"{f['queued_ms']:.3f}" if "queued_ms" in f else NONE,
-                    f"{f['median_ms']:.2f}", f"{f['min_ms']:.2f}",
-                    f"{f['quartile_1_ms']:.2f} to {f['quartile_3_ms']:.2f}", f"{f['us_per_step']:.1f}",
+                    *_words(row), name, short(f["queued_ms"]) if "queued_ms" in f else NONE, short(f["median_ms"]),
+                    short(f["min_ms"]), f"{short(f['quartile_1_ms'])} to {short(f['quartile_3_ms'])}",
+                    f"{f['us_per_step']:.1f}",
                     f"{f['sequences_per_s']:,.0f}", f"{f['gflops']:,.1f}", f"{f['percent_of_peak']:.1f}", ratio,
                     f"{f['compile_s']:.1f}",
                 ]
@@ -145,8 +150,8 @@ def _brief(figures: dict[str, Any] | None) -> str:
         return NONE
     ratio = "" if figures["ratio"] is None else f" ({figures['ratio']:.2f})"
     if "queued_ms" in figures:
-        return f"{figures['queued_ms']:.3f} / {figures['median_ms']:.3f}{ratio}"
-    return f"{figures['median_ms']:.2f}{ratio}"
+        return f"{short(figures['queued_ms'])} / {short(figures['median_ms'])}{ratio}"
+    return f"{short(figures['median_ms'])}{ratio}"
 
 
 def _meaning(results: Rows) -> str:
