@@ -42,10 +42,11 @@ Task = Callable[[Progress], None]
 """Something to measure, which adds to the results."""
 
 
-def rest() -> list[Case]:
-    """What is measured after it, each case once."""
+def plan() -> list[Case]:
+    """All cases, each once, in the order in which they are measured."""
     lstm = ["lstm"]
     wanted = [
+        *FIRST,
         *product(named("small", "medium", "large", "wide"), lstm, ["training"], ["tf32", "bfloat16"]),
         *product(named("imdb"), lstm, ["training"], ["tf32"], VARIANTS[1:]),
         *product(named("imdb"), ["gru", "simple_rnn"], ["training"], ["tf32", "bfloat16"]),
@@ -57,7 +58,7 @@ def rest() -> list[Case]:
         *product(named("imdb"), ["gru"], ["training"], ["tf32"], VARIANTS[1:]),
         *default("gpu"),
     ]
-    return [case for case in dict.fromkeys(wanted) if case not in FIRST]
+    return [*dict.fromkeys(wanted)]
 
 
 def rehearsed(cases: list[Case]) -> list[Case]:
@@ -84,7 +85,7 @@ class Budget:
     def spend(self, tasks: list[Task]) -> Iterator[Task]:
         """The tasks one by one, as long as one that takes as long as the last would be done in time."""
         for task in tasks:
-            if self.left < max(self._last, 0):
+            if self.left < self._last:
                 return
             start = self._clock()
             yield task
@@ -118,13 +119,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.gpu", description=description, epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument(
-        "--minutes", type=float, default=6.0, help="of all, from the start of the command [%(default)s]"
-    )
+    parser.add_argument("--minutes", type=float, default=6.0, help="of all, the start included [%(default)s]")
     parser.add_argument("--against", nargs="*", choices=PEERS, default=AGAINST, help=f"[{' '.join(AGAINST)}]")
-    parser.add_argument(
-        "--jobs", type=int, default=EFFORT.jobs, help="contestants that get ready at once [%(default)s]"
-    )
+    parser.add_argument("--jobs", type=int, default=EFFORT.jobs, help="who get ready at once [%(default)s]")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on whatever there is; needs --output")
     parser.add_argument("--output", type=Path, help="of the results, without ending [benchmarks/results/gpu-DEVICE]")
     options = parser.parse_args(arguments)
@@ -155,10 +152,9 @@ def run(field: Field, budget: Budget, options: argparse.Namespace, command: str)
     """``main``, once it is known who is there."""
     results = started(field, command) | {"imdb_step": [], "failures": []}
     stem = options.output or RESULTS / f"gpu-{slug(field.device)}"
-    first, others = (rehearsed(cases) if options.rehearse else cases for cases in (FIRST, rest()))
-    tasks: list[Task] = [partial(case_of, field, results, case) for case in first]
-    tasks += [partial(step, results, budget, options.rehearse)]
-    tasks += [partial(case_of, field, results, case) for case in others]
+    cases = rehearsed(plan()) if options.rehearse else plan()
+    tasks: list[Task] = [partial(measure, field, case, results) for case in cases]
+    tasks.insert(len(FIRST), partial(step, results, budget, options.rehearse))
     done = 0
     with progress(len(tasks)) as shown:
         for task in budget.spend(tasks):
@@ -172,11 +168,6 @@ def run(field: Field, budget: Budget, options: argparse.Namespace, command: str)
             write(stem, results, page(results))
     draw(results, stem)
     print(f"{done} of {len(tasks)} tasks, {budget.left:.0f} s left: {stem}.json and .md")
-
-
-def case_of(field: Field, results: dict[str, Any], case: Case, shown: Progress) -> None:
-    """A case, as ``benchmarks.layers`` has it."""
-    measure(field, case, shown, results)
 
 
 if __name__ == "__main__":

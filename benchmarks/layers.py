@@ -127,7 +127,7 @@ def started(field: Field, command: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measure(field: Field, case: Case, shown: Progress, results: dict[str, Any]) -> None:
+def measure(field: Field, case: Case, results: dict[str, Any], shown: Progress) -> None:
     """Adds a case to ``results``, so that what there is can be written when the next one is interrupted."""
     if case.dtype not in results["peak_flops"]:
         shown.now(f"large products in {case.dtype}")
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with progress(len(wanted)) as shown:
             for case in wanted:
-                measure(field, case, shown, results)
+                measure(field, case, results, shown)
     finally:
         field.close()
         if results["results"]:

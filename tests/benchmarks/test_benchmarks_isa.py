@@ -120,7 +120,7 @@ def test_the_record_says_who_was_held_to_what(
     def field(names: list[str], effort: Effort, environment: Mapping[str, str]) -> Field:
         return Field(names, effort, lambda name, environment: Silent(environments, environment), environment)
 
-    def measure(field: Field, case: cases.Case, shown: Any, results: dict[str, Any]) -> None:
+    def measure(field: Field, case: cases.Case, results: dict[str, Any], shown: Any) -> None:
         results["results"].append({"case": case.as_json(), "contestants": {}, "absent": {}})
 
     monkeypatch.setattr(processor, "instruction_set", lambda: has)
