@@ -10,8 +10,13 @@ RESULTS = Path(__file__).parent / "results"
 
 def write(stem: Path, everything: dict[str, Any], page: str) -> None:
     """``stem`` with the endings ``.json`` and ``.md``; whoever is killed meanwhile leaves what there was before."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for ending, text in ((".json", json.dumps(everything, indent=1) + "\n"), (".md", page)):
-        part = stem.with_name(f"{stem.name}{ending}.part")
-        part.write_text(text)
-        os.replace(part, stem.with_name(stem.name + ending))
+    replace(stem.with_name(f"{stem.name}.json"), json.dumps(everything, indent=1) + "\n")
+    replace(stem.with_name(f"{stem.name}.md"), page)
+
+
+def replace(path: Path, text: str) -> None:
+    """A file as a whole, in a folder that is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)

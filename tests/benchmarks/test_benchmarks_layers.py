@@ -12,34 +12,18 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from local_workers import Local
 
 import flax_rnn
 from benchmarks import cases, comparison, contestants, layers, memory, plots, tables
 from benchmarks.cases import Case
 from benchmarks.comparison import Effort, Field
 from benchmarks.contestants import jax_cudnn
-from benchmarks.contestants.__main__ import Service, distance
+from benchmarks.contestants.__main__ import distance
 from benchmarks.contestants.interface import Contestant, Run, of_weights
-from benchmarks.workers import WorkerError
 
 ROOT = Path(__file__).parents[2]
 TINY = Case("lstm", *cases.TINY)
-
-
-class Local:
-    """A contestant in this process, behind the interface of a worker."""
-
-    def __init__(self, load: Callable[[], Contestant]):
-        self.service = Service(load)
-
-    def ask(self, timeout: float | None = None, **request: Any) -> dict[str, Any]:
-        try:
-            return self.service.handle(request)
-        except contestants.Absent as error:
-            raise WorkerError(str(error)) from error
-
-    def close(self) -> None:
-        pass
 
 
 class Changed(Contestant):
