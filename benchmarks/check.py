@@ -134,7 +134,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.check", description=description, epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    every, jobs = ("auto", *IMPLEMENTATIONS), min(os.cpu_count() or 1, 8)
+    every, jobs = ("auto", *IMPLEMENTATIONS), min(os.cpu_count() or 1, 12)
     parser.add_argument("--implementation", nargs="+", choices=every, default=list(every), help="[all]")
     parser.add_argument("--cell", nargs="+", choices=GATES, default=list(GATES), help="[all]")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="[all that differ on the device]")

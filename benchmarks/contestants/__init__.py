@@ -30,7 +30,7 @@ _CLASSES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "onnxruntime": ("onnxruntime:OnnxRuntime", ()),
     "jax-cudnn": ("jax_cudnn:JaxCuDNN", ()),
 }
-PRODUCTS = ("flax-rnn", "torch")
+PRODUCTS = ("torch", "flax-rnn")
 """Who shows what a machine is capable of; others have the products of one of these."""
 PEERS = tuple(name for name in _CLASSES if name not in OURS)
 
