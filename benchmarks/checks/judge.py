@@ -1,5 +1,6 @@
 """One check: a setting, an implementation and a dtype, and what came of it."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from typing import Any, NamedTuple, Self
@@ -54,8 +55,8 @@ def judge(check: Check) -> Verdict:
     try:
         results, gradients = library.run(setting, implementation, dtype, arrays, _compiler_options())
         errors = {
-            "values": _furthest(results, reference.expected(setting, arrays)),
-            "gradients": _furthest(_along(gradients, arrays), reference.derivatives(setting, arrays)),
+            "values": _largest(distance, results, reference.expected(setting, arrays)),
+            "gradients": _largest(along_directions, gradients, arrays, reference.derivatives(setting, arrays)),
         }
     except Exception as error:
         declined = isinstance(error, ValueError) and str(error).startswith("implementation: ")
@@ -64,19 +65,19 @@ def judge(check: Check) -> Verdict:
     return Verdict(OK if right else WRONG, ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
 
 
-def _furthest(found: Any, expected: Any) -> float:
-    """The largest distance between two trees, array by array."""
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    return max(distance(ours, theirs) for ours, theirs in pairs)
+def along_directions(gradient: np.ndarray, array: np.ndarray, expected: np.ndarray) -> float:
+    """How far a gradient is from the derivatives along the directions of ``array``, as a part of its norm."""
+    found = np.array([np.vdot(gradient, direction) for direction in reference.directions(array)])
+    if not np.isfinite(found).all():
+        return float("inf")
+    # On average a derivative along a direction is as large as the gradient; by chance, all may be next to nothing.
+    scale = max(np.linalg.norm(expected), np.linalg.norm(gradient) * np.sqrt(len(expected)), 1e-30)
+    return float(np.linalg.norm(found - expected) / scale)
 
 
-def _along(gradients: Any, arrays: Any) -> list[np.ndarray]:
-    """What ``reference.derivatives`` gives, of gradients."""
-    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(arrays), strict=True)
-    return [
-        np.array([np.vdot(gradient, direction) for direction in reference.directions(array)])
-        for gradient, array in pairs
-    ]
+def _largest(error: Callable[..., float], *trees: Any) -> float:
+    """Of the errors of all arrays."""
+    return max(error(*leaves) for leaves in zip(*map(jax.tree.leaves, trees), strict=True))
 
 
 @cache

@@ -49,7 +49,7 @@ def weights_of(results: Any) -> list[np.ndarray]:
     return [rng.normal(size=leaf.shape) for leaf in jax.tree.leaves(results)]
 
 
-def directions(leaf: np.ndarray, count: int = 3) -> list[np.ndarray]:
+def directions(leaf: np.ndarray, count: int = 6) -> list[np.ndarray]:
     """Random ones, along which derivatives are compared."""
     rng = np.random.default_rng(10)
     return [rng.normal(size=leaf.shape) for _ in range(count)]

@@ -16,7 +16,7 @@ import flax_rnn
 from benchmarks import check
 from benchmarks.checks import __main__ as served
 from benchmarks.checks import library, loops, reference
-from benchmarks.checks.judge import BROKEN, DECLINED, LATE, OK, WRONG, Check, Verdict, judge
+from benchmarks.checks.judge import BROKEN, DECLINED, LATE, OK, WRONG, Check, Verdict, along_directions, judge
 from benchmarks.checks.settings import Setting, everything, in_fewer_digits
 from benchmarks.workers import WorkerError
 
@@ -97,6 +97,22 @@ def test_a_mask_that_is_ignored_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(flax_rnn, "rnn", lambda *inputs, mask=None, **options: right(*inputs, **options))
     assert judge(Check(HOLES, "scan", "float32")).verdict == WRONG
     assert judge(Check(replace(HOLES, mask=None), "scan", "float32")).verdict == OK
+
+
+def test_errors_of_gradients_are_a_part_of_their_norm() -> None:
+    array = np.zeros((3, 4))
+    directions = reference.directions(array)
+    gradient = np.random.default_rng(0).normal(size=array.shape)
+    right = np.array([np.vdot(gradient, direction) for direction in directions])
+    assert along_directions(gradient, array, right) < 1e-15
+    assert along_directions(1.1 * gradient, array, right) > 0.03
+    assert along_directions(1e6 * gradient, array, right) > 0.3
+    assert along_directions(gradient * np.nan, array, right) == float("inf")
+    # Next to orthogonal to all directions, which says little about it.
+    flat = np.stack([direction.ravel() for direction in directions])
+    across = np.linalg.svd(flat)[2][-1].reshape(array.shape)
+    expected = np.array([np.vdot(across, direction) for direction in directions])
+    assert along_directions(across + 0.001 * gradient, array, expected) < 0.01
 
 
 @pytest.mark.parametrize("part", ["params", "x", "state"])
