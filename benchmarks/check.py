@@ -138,7 +138,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--implementation", nargs="+", choices=every, default=list(every), help="[all]")
     parser.add_argument("--cell", nargs="+", choices=GATES, default=list(GATES), help="[all]")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="[all that differ on the device]")
-    parser.add_argument("--minutes", type=float, default=10.0, help="after which no check is begun [%(default)s]")
+    parser.add_argument("--minutes", type=float, default=30.0, help="after which no check is begun [%(default)s]")
     parser.add_argument("--jobs", type=int, default=jobs, help="checks at a time [%(default)s]")
     parser.add_argument("--output", type=Path, help="a file for the lines")
     return parser.parse_args(arguments)

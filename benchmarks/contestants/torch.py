@@ -108,5 +108,5 @@ class Torch(Contestant):
         """Which of cuDNN's algorithms torch asks for."""
         if self.platform != "gpu":
             return None
-        found = torch.cuda.get_device_properties()
+        found = torch.cuda.get_device_properties(0)
         return in_words(case, Device(found.major, found.minor, found.multi_processor_count))

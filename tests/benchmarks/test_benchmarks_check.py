@@ -49,7 +49,7 @@ def test_a_check_goes_to_a_process_and_back() -> None:
     assert served.handle({}).keys() == {"platform", "device", "jax"}
 
 
-@pytest.mark.each(1, at_most=8)
+@pytest.mark.each(1, at_most=8, full=1)
 @pytest.mark.parametrize("setting", everything(), ids=lambda setting: f"{setting.cell}, {setting.name}")
 @pytest.mark.parametrize("implementation", ["scan", "fused"])
 def test_what_is_right_passes(setting: Setting, implementation: str) -> None:

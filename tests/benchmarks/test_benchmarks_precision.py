@@ -56,15 +56,18 @@ def test_products_on_torch_are_those_of_the_case_whichever_was_built_last() -> N
         assert flags == (dtype == "tf32",) * 2
 
 
-@pytest.mark.parametrize("dtype", ["tf32", "float16"])
-def test_contestants_agree_in_each_dtype(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [("flax-nnx", "tf32", 1e-4), ("flax-nnx", "float16", 0.01), ("flax-linen", "bfloat16", 0.05)],
+)
+def test_contestants_agree_in_each_dtype(name: str, dtype: str, tolerance: float) -> None:
     case = replace(TINY, cell="gru", dtype=dtype)
 
     def outputs(name: str) -> np.ndarray:
         run = contestants.load(name).build(case)
         return run.read(run.call())["inputs"]
 
-    np.testing.assert_allclose(outputs("flax-nnx"), outputs("flax-rnn"), atol=1e-4 if dtype == "tf32" else 0.01)
+    np.testing.assert_allclose(outputs(name), outputs("flax-rnn"), atol=tolerance)
 
 
 @pytest.mark.parametrize(
