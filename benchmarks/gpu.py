@@ -92,12 +92,17 @@ class Budget:
             self._last = self._clock() - start
 
 
+def limit(budget: Budget) -> float:
+    """Seconds that one answer may take: as usual, or what is left."""
+    return max(min(EFFORT.limit, budget.left), 1.0)
+
+
 def step(results: dict[str, Any], budget: Budget, quick: bool, shown: Progress) -> None:
     """The experiment's step, as ``benchmarks.imdb_step`` has it."""
     shown.now("a step of the IMDB experiment")
     steps, rounds = (2, 1) if quick else (imdb_step.STEPS, 4)
     contestants = [name for name in STEP if not quick or name in (STEP[0], WITHOUT)]
-    found = imdb_step.compare("lstm", contestants, steps, rounds, EFFORT.jobs, max(budget.left, 1))
+    found = imdb_step.compare("lstm", contestants, steps, rounds, EFFORT.jobs, limit(budget))
     results["imdb_step"].append(found)
     shown.done("a step of the IMDB experiment\n" + imdb_step.table([found]))
 
@@ -158,7 +163,7 @@ def run(field: Field, budget: Budget, options: argparse.Namespace, command: str)
     done = 0
     with progress(len(tasks)) as shown:
         for task in budget.spend(tasks):
-            field.effort = field.effort._replace(limit=max(min(EFFORT.limit, budget.left), 1.0))
+            field.effort = field.effort._replace(limit=limit(budget))
             try:
                 task(shown)
             except Exception as error:  # the next may do better, and there may be no second time
