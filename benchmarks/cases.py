@@ -17,8 +17,12 @@ import numpy as np
 GATES = {"lstm": 4, "gru": 3, "simple_rnn": 1}
 CELLS = tuple(GATES)
 PHASES = ("forward", "training")
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.1}
-"""How far results may be from the reference, as a part of its norm: far above rounding, far below a mistake."""
+TOLERANCES = {"float32": 1e-4, "tf32": 0.02, "float16": 0.02, "bfloat16": 0.1}
+"""By dtype, how far results may be from the reference, as a part of its norm: far above rounding, far below a mistake.
+
+``tf32`` is float32 of which products may take the first ten bits behind the point only, as on a GPU; a CPU has no such
+products, and there it is the same as ``float32``, whose products are exact everywhere.
+"""
 DTYPES = tuple(TOLERANCES)
 VARIANTS = ("plain", "mask", "recurrent-dropout", "relu", "no-bias", "bidirectional", "stack")
 RATE = 0.2
@@ -88,6 +92,11 @@ class Case:
     def size(self) -> Size:
         """The four numbers as one."""
         return Size(self.batch, self.steps, self.features, self.units)
+
+    @property
+    def array_dtype(self) -> str:
+        """Of the arrays; ``dtype`` says, beyond that, what their products are."""
+        return array_dtype(self.dtype)
 
     @property
     def label(self) -> str:
@@ -169,10 +178,19 @@ class Case:
         return asdict(self)
 
     def _rounded(self, array: np.ndarray) -> np.ndarray:
-        """In float32, with no more digits than the dtype of the case has."""
-        if self.dtype == "bfloat16":
-            array = array.astype(ml_dtypes.bfloat16)
-        return array.astype(np.float32)
+        """In float32, with no more digits than the arrays of the case have."""
+        short = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}.get(self.dtype, np.float32)
+        return array.astype(short).astype(np.float32)
+
+
+def array_dtype(dtype: str) -> str:
+    """The dtype that arrays of one of ``DTYPES`` have."""
+    return "float32" if dtype == "tf32" else dtype
+
+
+def dtypes(platform: str) -> tuple[str, ...]:
+    """Those that differ on ``platform``."""
+    return tuple(dtype for dtype in DTYPES if platform != "cpu" or dtype == array_dtype(dtype))
 
 
 def product(
@@ -206,7 +224,8 @@ def default(platform: str) -> list[Case]:
     return product(sizes, dtypes=DTYPES) + variants(variants=VARIANTS[1:])
 
 
-def full() -> list[Case]:
+def full(platform: str) -> list[Case]:
     """Every size and sweep in each dtype, and every variant at two sizes."""
-    variants = product(named("imdb", "medium"), dtypes=DTYPES, variants=VARIANTS[1:])
-    return product(named(*SIZES), dtypes=DTYPES) + variants
+    every = dtypes(platform)
+    variants = product(named("imdb", "medium"), dtypes=every, variants=VARIANTS[1:])
+    return product(named(*SIZES), dtypes=every) + variants

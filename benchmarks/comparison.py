@@ -3,15 +3,17 @@
 Who cannot take part, or gives other numbers, is listed with the reason.
 """
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks.cases import TOLERANCES, Case
-from benchmarks.contestants import OURS
+from benchmarks.contestants import PRODUCTS
 from benchmarks.timing import Timing, interleave
-from benchmarks.workers import Worker, WorkerError
+from benchmarks.workers import SHARING, WITHOUT_GPU, Worker, WorkerError
 
 _LONG = 0.25  # seconds of a call, next to which it does not matter that a worker has to wake up
 
@@ -24,12 +26,17 @@ class Effort(NamedTuple):
       turn: seconds that a turn takes if calls are short; it has as many calls as fit, and one at least.
       budget: seconds of a contestant in a case, after which it has no more turns.
       limit: seconds that a contestant may take to build a case, or for one turn.
+      jobs: how many get ready at the same time; several disturb what each measures of its own compilation, and the
+        trials by which XLA chooses among products on a GPU.
+      queued: whether to time calls that are waited for together on a CPU, too, as is done on a GPU.
     """
 
     rounds: int = 12
     turn: float = 0.1
     budget: float = 4.0
     limit: float = 180.0
+    jobs: int = 1
+    queued: bool = False
 
 
 class Asked(Protocol):
@@ -73,13 +80,12 @@ class Field:
         self.effort = effort
         self._start = start
         self._workers: dict[str, Asked] = {}
-        # Several processes share one GPU, which JAX and TensorFlow would each take for themselves.
-        self.environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-        self.environment |= environment or {}
+        self._refusals: dict[str, str | None] = {}
+        self.environment = SHARING | dict(environment or {})
         about = self.ask(self.names[0], do="about")
         self.platform, self.device = about["platform"], about["device"]
         if self.platform == "cpu":
-            self.environment["CUDA_VISIBLE_DEVICES"] = ""
+            self.environment |= WITHOUT_GPU
 
     def ask(self, name: str, **request: Any) -> dict[str, Any]:
         """The answer of one contestant; raises ``WorkerError``."""
@@ -92,17 +98,39 @@ class Field:
                 self._workers.pop(name).close()
             raise
 
+    def refusal(self, name: str) -> str | None:
+        """Why a contestant takes part in no case; found out once, and its process ends."""
+        if name not in self._refusals:
+            try:
+                platform = self.ask(name, do="about")["platform"]
+                self._refusals[name] = None if platform == self.platform else f"runs on a {platform} only"
+            except WorkerError as error:
+                self._refusals[name] = str(error)
+            if self._refusals[name] is not None and name in self._workers:
+                self._workers.pop(name).close()
+        return self._refusals[name]
+
     def peak(self, dtype: str) -> float:
-        """Operations in a second that large matrix products reach on this machine, in whichever framework is best."""
+        """Operations in a second that large matrix products reach on this machine.
+
+        On a CPU in whichever framework is best; on a GPU in the first, since XLA would try out many more there.
+        """
         reached = []
-        for name in self.names:
-            if name in OURS[1:]:  # would measure the same product once more
+        for name in filter(self.names.__contains__, PRODUCTS):
+            if self.refusal(name):
                 continue
             try:
                 reached.append(self.ask(name, do="peak", dtype=dtype)["flops"])
-            except WorkerError:  # has no product, or does not run at all, which each case will tell
+            except WorkerError:  # which each case will tell
                 continue
+            if self.platform == "gpu":
+                break
         return max(reached)
+
+    def gather(self) -> None:
+        """Starts all processes, as many at a time as get ready together, so that the first case need not."""
+        with ThreadPoolExecutor(self.effort.jobs) as pool:
+            list(pool.map(self.refusal, self.names))
 
     def close(self) -> None:
         """Ends all processes."""
@@ -116,19 +144,31 @@ def compare(field: Field, case: Case, peak: float, report: Callable[[str], None]
     built: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in field.names:
+        reference, waiting = Path(folder) / "reference.npz", [*field.names]
+
+        def build(name: str) -> None:
             report(name)
             try:
-                built[name] = _build(field, name, case, Path(folder) / "reference.npz")
+                built[name] = _build(field, name, case, reference)
             except WorkerError as error:
                 absent[name] = str(error)
+
+        while waiting and not reference.exists():
+            build(waiting.pop(0))
+        with ThreadPoolExecutor(field.effort.jobs) as pool:
+            list(pool.map(build, waiting))
+    built = {name: built[name] for name in field.names if name in built}  # in order, whoever was ready first
+    absent = {name: absent[name] for name in field.names if name in absent}
     report("all, in turns")
-    timings = _time(field, built, absent)
-    base = timings[field.names[0]].median if field.names[0] in timings else None
+    on_device = _time(field, "queue", built, absent) if field.platform == "gpu" or field.effort.queued else {}
+    timings = _time(field, "turn", built, absent)
+    medians = {name: (on_device or timings)[name].median for name in timings}
     rows = {
         name: timing.as_json()
-        | figures(case, timing.median, peak, base)
+        | ({"queued_ms": 1e3 * on_device[name].median} if on_device else {})
+        | figures(case, medians[name], peak, medians.get(field.names[0]))
         | {"compile_s": max(built[name]["first"] - built[name]["warm"], 0), "differences": built[name]["differences"]}
+        | ({"note": built[name]["note"]} if built[name]["note"] else {})
         for name, timing in timings.items()
     }
     taken = built.get(field.names[0], {}).get("chosen")
@@ -136,7 +176,7 @@ def compare(field: Field, case: Case, peak: float, report: Callable[[str], None]
 
 
 def figures(case: Case, seconds: float, peak: float, base: float | None) -> dict[str, Any]:
-    """What follows from the time of a call."""
+    """What follows from the time of a call, on the device where that is known."""
     return {
         "us_per_step": 1e6 * seconds / case.steps,
         "sequences_per_s": case.batch / seconds,
@@ -148,9 +188,8 @@ def figures(case: Case, seconds: float, peak: float, base: float | None) -> dict
 
 def _build(field: Field, name: str, case: Case, reference: Path) -> dict[str, Any]:
     """Lets a contestant get ready; refuses one that runs elsewhere, or whose numbers are wrong."""
-    platform = field.ask(name, do="about")["platform"]
-    if platform != field.platform:
-        raise WorkerError(f"runs on a {platform} only")
+    if reason := field.refusal(name):
+        raise WorkerError(reason)
     answer = field.ask(name, do="build", case=case.as_json(), reference=str(reference))
     tolerance = TOLERANCES[case.dtype]
     wrong = {part: far for part, far in answer["differences"].items() if not far <= tolerance}
@@ -160,20 +199,23 @@ def _build(field: Field, name: str, case: Case, reference: Path) -> dict[str, An
     return answer
 
 
-def _time(field: Field, built: Mapping[str, dict[str, Any]], absent: dict[str, str]) -> dict[str, Timing]:
-    """Turns of all that are ``built``; whoever fails becomes ``absent``, and the others start over."""
+def _time(field: Field, do: str, built: Mapping[str, dict[str, Any]], absent: dict[str, str]) -> dict[str, Timing]:
+    """Turns of all that are ``built``, of calls that are waited for, or ``do="queue"``, as seldom as possible.
+
+    Whoever fails becomes ``absent``, and the others start over.
+    """
 
     def turn(name: str) -> float:
         warm = built[name]["warm"]
         calls = min(max(round(field.effort.turn / warm), 1), 1000)
         try:
-            return field.ask(name, do="turn", warm_up=1 if warm < _LONG else 0, calls=calls)["seconds"]
+            return field.ask(name, do=do, warm_up=1 if warm < _LONG else 0, calls=calls)["seconds"]
         except WorkerError as error:
             absent[name] = str(error)
             raise
 
     while True:
-        turns = {name: lambda name=name: turn(name) for name in built if name not in absent}
+        turns = {name: functools.partial(turn, name) for name in built if name not in absent}
         try:
             return interleave(turns, field.effort.rounds, field.effort.budget)
         except WorkerError:

@@ -1,36 +1,35 @@
 """Time of recurrent layers: ours against Flax, Keras on its backends, torch, ONNX Runtime and cuDNN.
 
 Every contestant lives in a process of its own, gets the same weights and inputs, and must give the same outputs and
-gradients before anything is timed; then they take turns. float32 is float32 for all, without TF32. By default the cases
-are some twenty minutes' worth on a CPU with two cores, and more on a GPU; --cell and --pass choose among them, any of
---size, --dtype and --variant makes a list of its own. --isa shows on a processor with AVX-512 what others get; whoever
-cannot be held to AVX2 at all is then left out.
+gradients before anything is timed; then they take turns. float32 is float32 for all, without TF32, which is a dtype of
+its own. By default the cases are some twenty minutes' worth on a CPU with two cores, and more on a GPU, for which
+benchmarks.gpu has the most telling ones first; --cell and --pass choose among them, any of --size, --dtype and
+--variant makes a list of its own. --isa shows on a processor with AVX-512 what others get; whoever cannot be held to
+AVX2 at all is then left out.
 
     python -m benchmarks.layers --cell lstm --size small 16,100,64,64 --variant plain relu
 """
 
 import argparse
-import json
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import cases, isa, tables
 from benchmarks.cases import Case, Size
 from benchmarks.comparison import Effort, Field, compare
 from benchmarks.contestants import OURS, PEERS
+from benchmarks.progress import Progress, progress
+from benchmarks.record import RESULTS, write
 from benchmarks.timing import machine
 from benchmarks.workers import WAITING, exit_on_termination
 from flax_rnn.runtime import MALLOC
 
-RESULTS = Path(__file__).parent / "results"
 KEEP_MEMORY = {variable: str(value) for variable, (_, value) in MALLOC.items()}
 """What ``flax_rnn.runtime.keep_memory`` sets, as glibc takes it from the environment."""
-_SECOND_LSTMS = ("flax-linen-lstmcell", "flax-nnx-lstmcell")
+SECOND_LSTMS = ("flax-linen-lstmcell", "flax-nnx-lstmcell")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -53,8 +52,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--variant", nargs="+", choices=cases.VARIANTS)
     what.add_argument("--full", action="store_true", help="all sizes and sweeps, all variants: hours")
     what.add_argument(
-        "--against", nargs="*", choices=PEERS, default=[name for name in PEERS if name not in _SECOND_LSTMS],
-        help=f"contestants beside {', '.join(OURS)} [all but {' and '.join(_SECOND_LSTMS)}]",
+        "--against", nargs="*", choices=PEERS, default=[name for name in PEERS if name not in SECOND_LSTMS],
+        help=f"contestants beside {', '.join(OURS)} [all but {' and '.join(SECOND_LSTMS)}]",
     )  # fmt: skip
     how = parser.add_argument_group("how")
     usual = Effort()
@@ -114,36 +113,38 @@ def matrix(options: argparse.Namespace, platform: str) -> list[Case]:
         chosen = dict.fromkeys(size for group in options.size or [cases.SIZES["imdb"]] for size in group)
         wanted = cases.product(chosen, dtypes=options.dtype or ["float32"], variants=options.variant or ["plain"])
     else:
-        wanted = cases.full() if options.full else cases.default(platform)
+        wanted = cases.full(platform) if options.full else cases.default(platform)
     return [case for case in dict.fromkeys(wanted) if case.cell in options.cell and case.phase in options.phases]
 
 
-def measure(field: Field, wanted: list[Case], console: Console, results: dict[str, Any]) -> None:
-    """Adds to ``results`` case by case, so that what there is can be written when it is interrupted."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("peak", total=len(wanted))
-        for dtype in dict.fromkeys(case.dtype for case in wanted):
-            results["peak_flops"][dtype] = field.peak(dtype)
-        for case in wanted:
-
-            def report(name: str, case: Case = case) -> None:
-                progress.update(task, description=f"{case.label}: {name}")
-
-            row = compare(field, case, results["peak_flops"][case.dtype], report)
-            results["results"].append(row)
-            progress.advance(task)
-            times = ", ".join(f"{name} {figures['median_ms']:.2f}" for name, figures in row["contestants"].items())
-            console.print(f"{case.label}: {times} ms", highlight=False, soft_wrap=True)
+def started(field: Field, command: str) -> dict[str, Any]:
+    """The results ahead of the first case: who, where and how."""
+    return {
+        "command": command, "device": field.device, "platform": field.platform, "machine": machine(),
+        "held_to": None, "environment": WAITING | field.environment,
+        "contestants": field.names, "effort": field.effort._asdict(), "tolerances": cases.TOLERANCES,
+        "peak_flops": {}, "results": [],
+    }  # fmt: skip
 
 
-def write(results: dict[str, Any], stem: Path) -> None:
-    """JSON, Markdown and pictures."""
+def measure(field: Field, case: Case, results: dict[str, Any], shown: Progress) -> None:
+    """Adds a case to ``results``, so that what there is can be written when the next one is interrupted."""
+    if case.dtype not in results["peak_flops"]:
+        shown.now(f"large products in {case.dtype}")
+        results["peak_flops"][case.dtype] = field.peak(case.dtype)
+    row = compare(field, case, results["peak_flops"][case.dtype], lambda name: shown.now(f"{case.label}: {name}"))
+    results["results"].append(row)
+    times = ", ".join(f"{name} {tables.time_ms(found):.3g}" for name, found in row["contestants"].items())
+    shown.done(f"{case.label}: {times} ms")
+
+
+def draw(results: dict[str, Any], stem: Path) -> None:
+    """The pictures, where ``matplotlib`` is installed."""
+    if not find_spec("matplotlib"):
+        print("No pictures, since matplotlib is not installed.")
+        return
     from benchmarks import plots
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_name(stem.name + ".json").write_text(json.dumps(results, indent=1) + "\n")
-    stem.with_name(stem.name + ".md").write_text(tables.report(results))
     plots.plot(results["results"], results["device"], stem)
 
 
@@ -151,26 +152,24 @@ def main(arguments: list[str] | None = None) -> None:
     """Measures, prints and writes."""
     options = parse(arguments)
     exit_on_termination()
-    console = Console() if sys.stdout.isatty() else Console(width=160)
     effort = Effort(options.rounds, budget=options.budget, limit=options.limit)
     if options.quick:
         effort = effort._replace(rounds=2, turn=0.01)
     field = Field([*OURS, *options.against], effort, environment=environment(options))
     command = " ".join(["python -m benchmarks.layers", *(sys.argv[1:] if arguments is None else arguments)])
-    results: dict[str, Any] = {
-        "command": command, "device": field.device, "platform": field.platform, "machine": machine(),
-        "held_to": isa.LABELS.get(options.isa), "environment": WAITING | field.environment,
-        "contestants": field.names, "effort": effort._asdict(), "tolerances": cases.TOLERANCES,
-        "peak_flops": {}, "results": [],
-    }  # fmt: skip
+    results = started(field, command) | {"held_to": isa.LABELS.get(options.isa)}
+    wanted = matrix(options, field.platform)
     try:
-        measure(field, matrix(options, field.platform), console, results)
+        with progress(len(wanted)) as shown:
+            for case in wanted:
+                measure(field, case, results, shown)
     finally:
         field.close()
         if results["results"]:
             print(tables.summary(results))
             if not options.quick:
-                write(results, stem(options, field.device))
+                write(stem(options, field.device), results, tables.report(results))
+                draw(results, stem(options, field.device))
 
 
 if __name__ == "__main__":

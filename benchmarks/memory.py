@@ -8,7 +8,6 @@ of a CPU have some more of their own, for the weights in another order and for s
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -21,7 +20,8 @@ from benchmarks import cases
 from benchmarks.cases import Case, Size
 from benchmarks.contestants.ours import apply
 from benchmarks.contestants.with_jax import compiled
-from benchmarks.layers import RESULTS, sizes, slug
+from benchmarks.layers import sizes, slug
+from benchmarks.record import RESULTS, write
 from benchmarks.tables import markdown
 from benchmarks.timing import machine
 
@@ -36,7 +36,7 @@ def temporary(case: Case, name: str) -> int:
     function = apply(case, IMPLEMENTATIONS[name], checkpoint_every=size)
 
     def shapes(tree: Any) -> Any:
-        return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, jnp.dtype(case.dtype)), tree)
+        return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, jnp.dtype(case.array_dtype)), tree)
 
     mask = case.mask()
     extras = {
@@ -100,10 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = " ".join(["python -m benchmarks.memory", *(sys.argv[1:] if arguments is None else arguments)])
     device = jax.devices()[0].device_kind
     stem = options.output or RESULTS / f"memory-{slug(device)}"
-    stem.parent.mkdir(parents=True, exist_ok=True)
     everything = {"command": command, "device": device, "machine": machine(), "results": results}
-    stem.with_name(stem.name + ".json").write_text(json.dumps(everything, indent=1) + "\n")
-    stem.with_name(stem.name + ".md").write_text(f"# Memory on {device}\n\n`{command}`\n\n{table(results)}")
+    write(stem, everything, f"# Memory on {device}\n\n`{command}`\n\n{table(results)}")
 
 
 if __name__ == "__main__":

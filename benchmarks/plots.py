@@ -8,7 +8,7 @@ import matplotlib
 
 from benchmarks.cases import CELLS, Case
 from benchmarks.contestants import OURS
-from benchmarks.tables import Rows
+from benchmarks.tables import Rows, time_ms
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -23,8 +23,8 @@ def best_peer(row: dict[str, Any]) -> tuple[str, float] | None:
     peers = {name: figures for name, figures in row["contestants"].items() if name not in OURS}
     if ours is None or not peers:
         return None
-    name = min(peers, key=lambda name: peers[name]["median_ms"])
-    return name, peers[name]["median_ms"] / ours["median_ms"]
+    name = min(peers, key=lambda name: time_ms(peers[name]))
+    return name, time_ms(peers[name]) / time_ms(ours)
 
 
 def sweeps(results: Rows) -> dict[str, dict[Case, list[dict[str, Any]]]]:
@@ -86,7 +86,7 @@ def plot_sweep(axis: str, series: dict[Case, list[dict[str, Any]]], device: str,
     for panel, (case, rows) in zip(panels.flat, series.items(), strict=False):
         for name, color in colors.items():
             points = [
-                (row["case"][axis], row["contestants"][name]["median_ms"]) for row in rows if name in row["contestants"]
+                (row["case"][axis], time_ms(row["contestants"][name])) for row in rows if name in row["contestants"]
             ]
             if points:
                 style = "o-" if name in OURS else "s--"

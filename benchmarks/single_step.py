@@ -7,7 +7,6 @@ that the output of the first step is compared with torch's, of the same weights.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from flax import nnx
 
 import flax_rnn
 import flax_rnn.nnx
-from benchmarks.layers import RESULTS
+from benchmarks.record import RESULTS, write
 from benchmarks.tables import markdown
 from benchmarks.timing import interleave, machine, repeat
 from flax_rnn import convert
@@ -149,10 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = " ".join(["python -m benchmarks.single_step", *(sys.argv[1:] if arguments is None else arguments)])
     here = machine()
     everything = {"command": command, "machine": here, "microseconds": results}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.with_suffix(".json").write_text(json.dumps(everything, indent=1) + "\n")
     where = f"{here['processor']} with {here['instruction_set']}"
-    options.output.with_suffix(".md").write_text(f"# Single steps\n\n`{command}` on {where}\n\n{table(results)}")
+    write(options.output, everything, f"# Single steps\n\n`{command}` on {where}\n\n{table(results)}")
 
 
 if __name__ == "__main__":

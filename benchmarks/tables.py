@@ -13,8 +13,8 @@ Rows = Sequence[dict[str, Any]]
 NONE = "-"
 _CASE = ("cell", "B,T,D,H", "pass", "dtype", "variant")
 _FIGURES = (
-    "contestant", "ms (median)", "min", "middle half", "µs a step", "sequences/s", "GFLOP/s", "% of peak", "ratio",
-    "compile s",
+    "contestant", "ms on the device", "ms (median)", "min", "middle half", "µs a step", "sequences/s", "GFLOP/s",
+    "% of peak", "ratio", "compile s",
 )  # fmt: skip
 
 
@@ -25,6 +25,16 @@ def markdown(header: Iterable[str], rows: Iterable[Sequence[str]], words: int) -
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, rules, *rows]) + "\n"
 
 
+def short(ms: float) -> str:
+    """Milliseconds with as many digits as mean something."""
+    return f"{ms:.{3 if ms < 1 else 2 if ms < 10 else 1}f}"
+
+
+def time_ms(figures: dict[str, Any]) -> float:
+    """The time to compare by: that on the device where it was measured, else that with the wait for each call."""
+    return figures.get("queued_ms", figures["median_ms"])
+
+
 def names(results: Rows) -> list[str]:
     """Everyone who took part or was absent, in order."""
     found = dict.fromkeys(name for row in results for name in [*row["contestants"], *row["absent"]])
@@ -33,7 +43,10 @@ def names(results: Rows) -> list[str]:
 
 
 def overview(results: Rows) -> str:
-    """A line for each case: the medians, and how many times that of the first contestant they are."""
+    """A line for each case: the times, and how many times that of the first contestant they are.
+
+    Of two times the first is that on the device, which is what is compared; the second is that with a wait for each.
+    """
     ran = [name for name in names(results) if any(name in row["contestants"] for row in results)]
     lines = []
     for row in results:
@@ -50,8 +63,9 @@ def figures(results: Rows) -> str:
             ratio = NONE if f["ratio"] is None else f"{f['ratio']:.2f}"
             lines.append(
                 [
-                    *_words(row), name, f"{f['median_ms']:.2f}", f"{f['min_ms']:.2f}",
-                    f"{f['quartile_1_ms']:.2f} to {f['quartile_3_ms']:.2f}", f"{f['us_per_step']:.1f}",
+                    *_words(row), name, short(f["queued_ms"]) if "queued_ms" in f else NONE, short(f["median_ms"]),
+                    short(f["min_ms"]), f"{short(f['quartile_1_ms'])} to {short(f['quartile_3_ms'])}",
+                    f"{f['us_per_step']:.1f}",
                     f"{f['sequences_per_s']:,.0f}", f"{f['gflops']:,.1f}", f"{f['percent_of_peak']:.1f}", ratio,
                     f"{f['compile_s']:.1f}",
                 ]
@@ -63,7 +77,7 @@ def regrets(results: Rows) -> str:
     """What ``implementation="auto"`` takes in each case, and its time over that of the fastest implementation."""
     lines = []
     for row in results:
-        times = {name: row["contestants"][name]["median_ms"] for name in IMPLEMENTATIONS if name in row["contestants"]}
+        times = {name: time_ms(row["contestants"][name]) for name in IMPLEMENTATIONS if name in row["contestants"]}
         if row.get("auto") in times:
             best = min(times, key=times.__getitem__)
             lines.append([*_words(row), row["auto"], best, f"{times[row['auto']] / times[best]:.2f}"])
@@ -83,15 +97,26 @@ def absences(results: Rows) -> str:
     return markdown(["absent", "reason", "cases"], lines, 3)
 
 
+def notes(results: Rows) -> str:
+    """What contestants say of how they run a case."""
+    lines = [
+        [*_words(row), name, figures["note"]]
+        for row in results
+        for name, figures in row["contestants"].items()
+        if "note" in figures
+    ]
+    return markdown([*_CASE, "contestant", "note"], lines, len(_CASE) + 2)
+
+
 def report(everything: dict[str, Any]) -> str:
     """The whole file of results as a page."""
     results = everything["results"]
-    more = [
-        "What is taken by itself:\n",
-        regrets(results),
-        "All figures; `ratio` is the same, `compile s` the first call less a later one:\n",
-    ]
-    return "\n".join([f"# Layers on {everything['device']}\n", summary(everything), *more, figures(results)])
+    parts = [f"# Layers on {everything['device']}\n", summary(everything)]
+    if any("note" in figures for row in results for figures in row["contestants"].values()):
+        parts += ["What is known of how others run a case:\n", notes(results)]
+    parts += ["What is taken by itself:\n", regrets(results)]
+    parts += ["All figures; `ratio` is the same, `compile s` the first call less a later one:\n", figures(results)]
+    return "\n".join(parts)
 
 
 def summary(everything: dict[str, Any]) -> str:
@@ -108,7 +133,7 @@ def summary(everything: dict[str, Any]) -> str:
             f"{machine['processor']} with {machine['instruction_set']}, {machine['cores']} cores, {machine['system']}, "
             f"Python {machine['python']}; {packages}. {held}"
             f"Large matrix products reach {peaks}, measured in the same run.\n",
-            f"Milliseconds, and in parentheses how many times those of `{everything['contestants'][0]}`:\n",
+            f"{_meaning(results)}, and in parentheses how many times those of `{everything['contestants'][0]}`:\n",
             overview(results),
             absences(results) if any(row["absent"] for row in results) else "Nobody was absent.\n",
         ]
@@ -124,4 +149,13 @@ def _brief(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return NONE
     ratio = "" if figures["ratio"] is None else f" ({figures['ratio']:.2f})"
-    return f"{figures['median_ms']:.2f}{ratio}"
+    if "queued_ms" in figures:
+        return f"{short(figures['queued_ms'])} / {short(figures['median_ms'])}{ratio}"
+    return f"{short(figures['median_ms'])}{ratio}"
+
+
+def _meaning(results: Rows) -> str:
+    """Of the figures in the overview."""
+    if any("queued_ms" in figures for row in results for figures in row["contestants"].values()):
+        return "Milliseconds on the device, of calls that are waited for together / of those that are waited for each"
+    return "Milliseconds"

@@ -75,6 +75,21 @@ def repeat(function: Callable[[], Any], calls: int) -> float:
     return float(np.median([stopwatch(function) for _ in range(calls)]))
 
 
+def queued(start: Callable[[], Any], wait: Callable[[Any], Any], calls: int) -> float:
+    """Seconds of one among so many calls that are waited for only once: the time on the device.
+
+    Or the time that it takes to start a call, where that is longer, as with a device that has next to nothing to do.
+    """
+
+    def run() -> None:
+        result = None
+        for _ in range(calls):
+            result = start()
+        wait(result)
+
+    return stopwatch(run) / calls
+
+
 @dataclass
 class Machine:
     """Where and with what the figures were measured."""

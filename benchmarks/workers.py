@@ -24,6 +24,10 @@ Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 WAITING = {"OMP_WAIT_POLICY": "passive"}
 """Variables of every worker."""
+SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+"""Variables for several processes on one GPU, which JAX and TensorFlow would each take for themselves."""
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""Variables that keep a process away from it, where what it is compared with runs on a CPU."""
 
 
 class WorkerError(Exception):
@@ -105,7 +109,7 @@ def serve(handle: Handler) -> None:
             try:
                 answer = handle(json.loads(line))
             except Exception as error:
-                answer = {"error": _in_a_line(error)}
+                answer = {"error": in_a_line(error)}
             print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -114,7 +118,8 @@ def exit_on_termination() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
-def _in_a_line(error: Exception, limit: int = 160) -> str:
+def in_a_line(error: Exception, limit: int = 160) -> str:
+    """What to say of an error: its name unless it is ours, and the beginning of its words."""
     text = " ".join(str(error).split())
     name = "" if type(error).__module__.startswith("benchmarks.") else f"{type(error).__name__}: "
     return (name + text)[:limit]

@@ -8,9 +8,12 @@ from benchmarks.contestants.interface import Contestant as Contestant
 from benchmarks.contestants.interface import Results as Results
 from benchmarks.contestants.interface import Run as Run
 
-IMPLEMENTATIONS = ("native", "fused", "scan")
+IMPLEMENTATIONS = ("native", "fused", "scan", "cudnn")
 OURS = ("flax-rnn", "flax-rnn-tuned", *IMPLEMENTATIONS)
-"""flax_rnn as it is; as ``flax_rnn.runtime`` recommends; and with the implementations that are asked for by name."""
+"""flax_rnn as it is; as ``flax_rnn.runtime`` recommends; and with the implementations that are asked for by name.
+
+``cudnn`` is ours upon cuDNN; ``jax-cudnn`` is ``jax.experimental.rnn`` by itself.
+"""
 
 _CLASSES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "flax-rnn": ("ours:Ours", ("auto",)),
@@ -25,8 +28,10 @@ _CLASSES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "keras-torch": ("keras:OnTorch", ()),
     "torch": ("torch:Torch", ()),
     "onnxruntime": ("onnxruntime:OnnxRuntime", ()),
-    "cudnn": ("cudnn:CuDNN", ()),
+    "jax-cudnn": ("jax_cudnn:JaxCuDNN", ()),
 }
+PRODUCTS = ("torch", "flax-rnn")
+"""Who shows what a machine is capable of; others have the products of one of these."""
 PEERS = tuple(name for name in _CLASSES if name not in OURS)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import contestants, workers
 from benchmarks.cases import Case
-from benchmarks.timing import repeat, stopwatch
+from benchmarks.timing import queued, repeat, stopwatch
 
 PRODUCT = {"cpu": 2048, "gpu": 8192}
 """Rows of the matrices whose product shows what a machine is capable of."""
@@ -26,11 +26,13 @@ class Service:
 
     def __init__(self, load: Callable[[], contestants.Contestant]):
         self._load = functools.cache(load)
-        self._call: Callable[[], Any] = lambda: None
+        self._run: contestants.Run | None = None
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request: ``{"do": the name of a method, **arguments}``."""
-        actions = {"about": self.about, "peak": self.peak, "build": self.build, "turn": self.turn}
+        actions = {
+            "about": self.about, "peak": self.peak, "build": self.build, "turn": self.turn, "queue": self.queue,
+        }  # fmt: skip
         return actions[request.pop("do")](**request)
 
     def about(self) -> dict[str, Any]:
@@ -49,7 +51,7 @@ class Service:
     def build(self, case: dict[str, Any], reference: str) -> dict[str, Any]:
         """Makes a case ready to be timed; its results are compared with the file ``reference``, or become it."""
         contestant, wanted, path = self._load(), Case(**case), Path(reference)
-        self._call = lambda: None
+        self._run = None
         gc.collect()
         comparable = contestant.build(wanted.comparable)
         first, result = _timed(comparable.call)
@@ -61,18 +63,30 @@ class Service:
         else:
             np.savez(path, **results)
         del result, results
-        self._call = comparable.call
+        self._run = run = comparable
         if wanted.comparable != wanted:
-            self._call = contestant.build(wanted).call
-            first = stopwatch(self._call)
-        chosen = contestant.chosen(wanted)
-        return {"differences": differences, "first": first, "warm": stopwatch(self._call), "chosen": chosen}
+            self._run = run = contestant.build(wanted)
+            first = stopwatch(run.call)
+        return {
+            "differences": differences, "first": first, "warm": stopwatch(run.call),
+            "chosen": contestant.chosen(wanted), "note": contestant.note(wanted),
+        }  # fmt: skip
 
     def turn(self, warm_up: int, calls: int) -> dict[str, Any]:
-        """The seconds of a call, after so many calls to warm up."""
-        for _ in range(warm_up):
-            self._call()
-        return {"seconds": repeat(self._call, calls)}
+        """The seconds of a call that is waited for, after so many calls to warm up."""
+        return {"seconds": repeat(self._warm(warm_up).call, calls)}
+
+    def queue(self, warm_up: int, calls: int) -> dict[str, Any]:
+        """The seconds of a call among so many that are waited for together."""
+        run = self._warm(warm_up)
+        return {"seconds": queued(run.start, run.wait, calls)}
+
+    def _warm(self, calls: int) -> contestants.Run:
+        if self._run is None:
+            raise RuntimeError("a turn without anything built")
+        for _ in range(calls):
+            self._run.call()
+        return self._run
 
 
 def distance(array: np.ndarray, reference: np.ndarray) -> float:

@@ -41,7 +41,8 @@ class Linen(with_jax.OnJax):
         name = name_of_cell(case, self.lstm)
         cell = getattr(linen, name)(
             case.units, activation_fn=ACTIVATIONS[case.activation],
-            dtype=jnp.dtype(case.dtype), param_dtype=jnp.dtype(case.dtype),
+            recurrent_kernel_init=jax.nn.initializers.zeros,  # the usual one lacks bfloat16
+            dtype=jnp.dtype(case.array_dtype), param_dtype=jnp.dtype(case.array_dtype),
         )  # fmt: skip
         layers: Any = [linen.RNN(cell, reverse=reverse, keep_order=True) for reverse in (False, True)]
 

@@ -33,7 +33,7 @@ class NNX(with_jax.OnJax):
             cell = getattr(nnx, name)(
                 features, case.units, activation_fn=ACTIVATIONS[case.activation],
                 recurrent_kernel_init=jax.nn.initializers.zeros,  # the usual one lacks bfloat16
-                dtype=jnp.dtype(case.dtype), param_dtype=jnp.dtype(case.dtype), rngs=nnx.Rngs(0),
+                dtype=jnp.dtype(case.array_dtype), param_dtype=jnp.dtype(case.array_dtype), rngs=nnx.Rngs(0),
             )  # fmt: skip
             graph, _, rest = nnx.split(nnx.RNN(cell, reverse=reverse, keep_order=True), nnx.Param, ...)
             return graph, rest

@@ -20,12 +20,20 @@ class Run(NamedTuple):
     """A case, ready to run.
 
     Attributes:
-      call: runs it once and waits for what it returns.
+      start: runs it once, or tells the device to, and returns what it returns, which need not be there yet.
       read: makes ``Results`` of that.
+      wait: until all is there that was started up to a result; without it, ``start`` waits itself.
     """
 
-    call: Callable[[], Any]
+    start: Callable[[], Any]
     read: Callable[[Any], Results]
+    wait: Callable[[Any], Any] = lambda result: None
+
+    def call(self) -> Any:
+        """Runs it once, waits, and returns the result."""
+        result = self.start()
+        self.wait(result)
+        return result
 
 
 class Contestant(ABC):
@@ -49,6 +57,11 @@ class Contestant(ABC):
 
     def chosen(self, case: Case) -> str | None:
         """Which of several implementations it takes by itself; ``None`` where that is no question."""
+        del case
+        return None
+
+    def note(self, case: Case) -> str | None:
+        """What else there is to know about how it runs a case."""
         del case
         return None
 

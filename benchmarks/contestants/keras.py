@@ -17,19 +17,20 @@ from flax_rnn.convert import to_keras
 def layers(case: Case, keras: Any) -> list[Any]:
     """The recurrent layers of ``case``."""
     kinds = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}
+    dtype = case.array_dtype
     made = [
         kinds[case.cell](
             case.units, activation=case.activation, use_bias=case.bias, recurrent_dropout=case.dropout,
-            return_sequences=True, dtype=case.dtype, recurrent_initializer="zeros",  # the usual one lacks bfloat16
+            return_sequences=True, dtype=dtype, recurrent_initializer="zeros",  # the usual one lacks bfloat16
         )
         for _ in range(case.depth)
     ]  # fmt: skip
-    return [keras.layers.Bidirectional(layer, dtype=case.dtype) for layer in made] if case.directions == 2 else made
+    return [keras.layers.Bidirectional(layer, dtype=dtype) for layer in made] if case.directions == 2 else made
 
 
 def model(case: Case, keras: Any) -> Any:
     """A model of the layers with our weights; with a mask, it is the second input."""
-    inputs = [keras.Input(batch_shape=case.size[:3], dtype=case.dtype)]
+    inputs = [keras.Input(batch_shape=case.size[:3], dtype=case.array_dtype)]
     if case.variant == "mask":
         inputs.append(keras.Input(batch_shape=case.size[:2], dtype="bool"))
     outputs = inputs[0]
@@ -91,7 +92,6 @@ class OnTensorFlow(Contestant):
     def __init__(self) -> None:
         self.keras = load("tensorflow")
         self.tf: Any = importlib.import_module("tensorflow")
-        self.tf.config.experimental.enable_tensor_float_32_execution(False)
         gpus = self.tf.config.list_physical_devices("GPU")
         self.platform = "gpu" if gpus else "cpu"
         self.device = self.tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
@@ -99,7 +99,7 @@ class OnTensorFlow(Contestant):
     def build(self, case: Case) -> Run:
         """See ``Contestant``."""
         tf, built, mask = self.tf, model(case, self.keras), case.mask()
-        x, cotangent = (tf.cast(tf.constant(array), case.dtype) for array in (case.inputs(), case.cotangent()))
+        x, cotangent = (tf.cast(tf.constant(array), case.array_dtype) for array in (case.inputs(), case.cotangent()))
         inputs = [x] if mask is None else [x, tf.constant(mask)]
         variables = [variable.value for variable in built.trainable_variables]
 
@@ -113,20 +113,25 @@ class OnTensorFlow(Contestant):
                 outputs = built(inputs, training=case.dropout > 0)
             return outputs, tape.gradient(outputs, [inputs[0], *variables], cotangent)
 
+        takes_tf32 = case.dtype == "tf32"
         supported = all(layer.supports_jit for layer in built.layers)
         function = tf.function(training if case.phase == "training" else forward, jit_compile=supported)
 
-        def call() -> Any:
-            result = function(inputs, cotangent)
+        def start() -> Any:
+            # For all that runs from here on, whichever case was the last before.
+            tf.config.experimental.enable_tensor_float_32_execution(takes_tf32)
+            return function(inputs, cotangent)
+
+        def wait(result: Any) -> None:
+            del result
             if self.platform == "gpu":
                 tf.test.experimental.sync_devices()
-            return result
 
         def read(result: Any) -> Results:
             outputs, gradients = tf.nest.map_structure(lambda tensor: tf.cast(tensor, "float32").numpy(), result)
             return results(case, outputs, gradients)
 
-        return Run(call, read)
+        return Run(start, read, wait)
 
 
 class OnTorch(Contestant):
@@ -152,4 +157,4 @@ class OnTorch(Contestant):
             outputs, gradients = result
             return results(case, self.torch.array(outputs), [*map(self.torch.array, gradients or ())])
 
-        return Run(self.torch.run(case, module, parameters), read)
+        return Run(self.torch.start(case, module, parameters), read, self.torch.wait)

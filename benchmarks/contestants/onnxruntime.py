@@ -34,7 +34,7 @@ class OnnxRuntime(Contestant):
         """See ``Contestant``."""
         refuse(
             (case.phase == "training", "has inference only"),
-            (case.dtype != "float32", "has float32 only"),
+            (case.array_dtype != "float32", "has float32 only"),
             (case.variant == "mask", "takes lengths of sequences, and no masks"),
             (case.dropout > 0, "has no recurrent dropout"),
             (isa.is_held(), "cannot be held to AVX2"),

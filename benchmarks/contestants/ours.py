@@ -27,7 +27,9 @@ class Ours(with_jax.OnJax):
     def chosen(self, case: Case) -> str | None:
         """What ``implementation="auto"`` takes for the cells of a case."""
         shape, training = (case.batch, case.steps), case.phase == "training"
-        choice = flax_rnn.choose(cell_of(case), self.implementation, dtype=case.dtype, shape=shape, training=training)
+        cell, dtype = cell_of(case), case.array_dtype
+        with jax.default_matmul_precision(with_jax.precision(case.dtype)):
+            choice = flax_rnn.choose(cell, self.implementation, dtype=dtype, shape=shape, training=training)
         return choice.implementation
 
     def build(self, case: Case) -> Run:
@@ -42,8 +44,9 @@ class Ours(with_jax.OnJax):
 
 def cell_of(case: Case) -> flax_rnn.Cell:
     """The cell of each layer."""
+    dtype = jnp.dtype(case.array_dtype)
     return CELLS[case.cell](
-        case.units, case.activation, use_bias=case.bias, recurrent_dropout=case.dropout, dtype=jnp.dtype(case.dtype)
+        case.units, case.activation, use_bias=case.bias, recurrent_dropout=case.dropout, dtype=dtype
     )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, array_dtype
+from benchmarks.contestants.cudnn_algorithm import Device, in_words
 from benchmarks.contestants.interface import Contestant, Run, of_weights, refuse
 from flax_rnn.convert import from_torch, to_torch
 
@@ -14,21 +15,26 @@ MODULES = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "simple_rnn": torch.nn.RN
 
 
 def where() -> tuple[str, str]:
-    """Platform and name of the device that torch takes; products in float32 are float32 from here on."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """Platform and name of the device that torch takes."""
     return ("gpu", torch.cuda.get_device_name()) if torch.cuda.is_available() else ("cpu", "cpu")
 
 
-def wait() -> None:
-    """Until the GPU has done everything."""
+def use_precision(dtype: str) -> None:
+    """TF32 in ``tf32`` alone, for all that runs from here on."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
+
+
+def wait(result: Any = None) -> None:
+    """Until the GPU has done everything, and so ``result``, too."""
+    del result
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def tensor(array: np.ndarray, dtype: str, requires_grad: bool = False) -> torch.Tensor:
-    """``array`` on the device."""
+    """``array`` on the device, in one of the dtypes of cases."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.from_numpy(array).to(device, getattr(torch, dtype)).requires_grad_(requires_grad)
+    return torch.from_numpy(array).to(device, getattr(torch, array_dtype(dtype))).requires_grad_(requires_grad)
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:
@@ -36,23 +42,21 @@ def array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def run(case: Case, module: Callable[..., torch.Tensor], parameters: list[Any]) -> Callable[[], tuple[Any, Any]]:
+def start(case: Case, module: Callable[..., torch.Tensor], parameters: list[Any]) -> Callable[[], tuple[Any, Any]]:
     """``() -> (outputs, gradients of the inputs and parameters or None)``."""
     training = case.phase == "training"
     x = tensor(case.inputs(), case.dtype, requires_grad=training)
     cotangent = tensor(case.cotangent(), case.dtype)
 
-    def call() -> tuple[Any, Any]:
+    def start() -> tuple[Any, Any]:
+        use_precision(case.dtype)
         if training:
             outputs = module(x)
-            result = outputs, torch.autograd.grad(outputs, [x, *parameters], cotangent)
-        else:
-            with torch.no_grad():
-                result = module(x), None
-        wait()
-        return result
+            return outputs, torch.autograd.grad(outputs, [x, *parameters], cotangent)
+        with torch.no_grad():
+            return module(x), None
 
-    return call
+    return start
 
 
 class Torch(Contestant):
@@ -66,6 +70,7 @@ class Torch(Contestant):
         a, b = (tensor(np.random.default_rng(i).standard_normal((size, size), np.float32), dtype) for i in range(2))
 
         def call() -> None:
+            use_precision(dtype)
             torch.mm(a, b)
             wait()
 
@@ -84,7 +89,7 @@ class Torch(Contestant):
             bidirectional=case.directions == 2, **options,
         )  # fmt: skip
         module.load_state_dict({name: torch.from_numpy(a) for name, a in to_torch(case.weights()).items()})
-        module.to("cuda" if self.platform == "gpu" else "cpu", getattr(torch, case.dtype))
+        module.to("cuda" if self.platform == "gpu" else "cpu", getattr(torch, case.array_dtype))
         module.train(case.phase == "training")
         names = [name for name, _ in module.named_parameters()]
 
@@ -97,4 +102,11 @@ class Torch(Contestant):
             state = {n: np.zeros_like(a) if "bias_hh" in n else a for n, a in zip(names, weights, strict=True)}
             return {"outputs": array(outputs), "inputs": inputs} | of_weights(from_torch(state))
 
-        return Run(run(case, lambda x: module(x)[0], list(module.parameters())), read)
+        return Run(start(case, lambda x: module(x)[0], list(module.parameters())), read, wait)
+
+    def note(self, case: Case) -> str | None:
+        """Which of cuDNN's algorithms torch asks for."""
+        if self.platform != "gpu":
+            return None
+        found = torch.cuda.get_device_properties(0)
+        return in_words(case, Device(found.major, found.minor, found.multi_processor_count))

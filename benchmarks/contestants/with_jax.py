@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.cases import Case, Layers
+from benchmarks.cases import Case, Layers, array_dtype
 from benchmarks.contestants.interface import Contestant, Run, of_weights
 
 Apply = Callable[[Any, jax.Array, Any], jax.Array]
 """``(params, inputs, extras) -> outputs``; extras are arrays such as masks, which would be constants otherwise."""
+
+PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32"}
+"""What products of float32 are to be where they could be several things; those of fewer digits are of one kind."""
 
 
 class OnJax(Contestant):
@@ -25,22 +28,16 @@ class OnJax(Contestant):
 
     def product(self, dtype: str, size: int) -> Callable[[], Any]:
         """Of two random matrices."""
-        self.use_precision(dtype)
-        a, b = (jax.random.normal(key, (size, size), jnp.dtype(dtype)) for key in jax.random.split(jax.random.key(0)))
-        dot = jax.jit(jnp.dot)
+        keys = jax.random.split(jax.random.key(0))
+        a, b = (jax.random.normal(key, (size, size), jnp.dtype(array_dtype(dtype))) for key in keys)
+        dot = jax.jit(lambda a, b: jnp.dot(a, b, precision=precision(dtype)))
         return lambda: jax.block_until_ready(dot(a, b))
-
-    def use_precision(self, dtype: str) -> None:
-        """No TF32 where float32 is asked for; on a CPU there is none."""
-        exact = dtype == "float32" and self.platform == "gpu"
-        jax.config.update("jax_default_matmul_precision", "highest" if exact else None)
 
     def run(
         self, case: Case, apply: Apply, params: Any, extras: Any = None, layers: Callable[[Any], Layers] = tuple
     ) -> Run:
         """``apply`` as a ``Run``; ``layers`` brings gradients of ``params`` into our layout."""
-        self.use_precision(case.dtype)
-        x, cotangent = (jnp.asarray(array, case.dtype) for array in (case.inputs(), case.cotangent()))
+        x, cotangent = on_device(case, (case.inputs(), case.cotangent()))
         function = compiled(case, apply, self.compiler_options)
 
         def read(result: Any) -> dict[str, np.ndarray]:
@@ -51,7 +48,8 @@ class OnJax(Contestant):
                 results |= {"inputs": _array(inputs)} | of_weights(layers(jax.tree.map(_array, weights)))
             return results
 
-        return Run(lambda: jax.block_until_ready(function(params, x, cotangent, extras)), read)
+        # A device runs calls one after the other, so the last result is there after all others.
+        return Run(lambda: function(params, x, cotangent, extras), read, jax.block_until_ready)
 
 
 def compiled(case: Case, apply: Apply, compiler_options: dict[str, Any] | None = None) -> Any:
@@ -69,12 +67,22 @@ def compiled(case: Case, apply: Apply, compiler_options: dict[str, Any] | None =
         gradients, outputs = jax.grad(weighted_sum, argnums=(0, 1), has_aux=True)(params, x)
         return outputs, gradients
 
-    return jax.jit(training if case.phase == "training" else forward, compiler_options=compiler_options)
+    def function(*arguments: Any) -> tuple[jax.Array, Any]:
+        # Here rather than around the call, so that it holds whatever other cases the process has.
+        with jax.default_matmul_precision(precision(case.dtype)):
+            return (training if case.phase == "training" else forward)(*arguments)
+
+    return jax.jit(function, compiler_options=compiler_options)
+
+
+def precision(dtype: str) -> str | None:
+    """For jax, of products in one of the dtypes of cases; a CPU has one for each."""
+    return None if jax.default_backend() == "cpu" else PRECISIONS.get(dtype)
 
 
 def on_device(case: Case, tree: Any) -> Any:
     """Arrays in the dtype of the case."""
-    return jax.tree.map(lambda array: jnp.asarray(array, case.dtype), tree)
+    return jax.tree.map(lambda array: jnp.asarray(array, case.array_dtype), tree)
 
 
 def layer_by_layer(

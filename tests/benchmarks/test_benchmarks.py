@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import imdb_step, processor, single_step, timing
+from benchmarks import imdb_step, imdb_workloads, processor, single_step, timing
 from benchmarks.workers import Worker, WorkerError
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_machine_names_what_took_part() -> None:
 
 @pytest.mark.parametrize(("cell", "count"), [("lstm", 131_584), ("gru", 99_072), ("simple_rnn", 32_896)])
 def test_contestants_start_from_the_weights_of_the_reference_setting(cell: str, count: int) -> None:
-    weights = imdb_step.initial_weights(cell)
+    weights = imdb_workloads.initial_weights(cell)
     assert sum(array.size for array in weights) == 1_280_000 + count + 129
     assert all(np.abs(array).min() > 0 for array in weights)
 
@@ -127,7 +127,7 @@ def test_what_cannot_run_is_listed_with_the_reason() -> None:
     text = imdb_step.table(
         [{"cell": "lstm", "contestants": {"flax_rnn": row}, "absent": {"keras-torch": "No module named 'torch'"}}]
     )
-    assert "| lstm | flax_rnn | 2.0 | 1.0 | 1.5 to 2.5 | 1.00 |" in text
+    assert "| lstm | flax_rnn | 2.00 | 1.00 | 1.50 to 2.50 | 1.00 |" in text
     assert "| lstm | keras-torch | did not run: No module named 'torch' |" in text
 
 

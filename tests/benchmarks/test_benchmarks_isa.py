@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import cases, isa, layers, processor
 from benchmarks.comparison import Effort, Field
+from benchmarks.record import RESULTS
 from flax_rnn.implementations import native
 
 V4 = "avx512f avx512bw avx512cd avx512dq avx512vl"
@@ -119,18 +120,19 @@ def test_the_record_says_who_was_held_to_what(
     def field(names: list[str], effort: Effort, environment: Mapping[str, str]) -> Field:
         return Field(names, effort, lambda name, environment: Silent(environments, environment), environment)
 
-    def measure(field: Field, wanted: list[cases.Case], console: Any, results: dict[str, Any]) -> None:
-        results["results"].append({"case": wanted[0].as_json(), "contestants": {}, "absent": {}})
+    def measure(field: Field, case: cases.Case, results: dict[str, Any], shown: Any) -> None:
+        results["results"].append({"case": case.as_json(), "contestants": {}, "absent": {}})
 
     monkeypatch.setattr(processor, "instruction_set", lambda: has)
     monkeypatch.setattr(isa, "why_not", lambda: None)
     monkeypatch.setattr(layers, "exit_on_termination", lambda: None)
     monkeypatch.setattr(layers, "Field", field)
     monkeypatch.setattr(layers, "measure", measure)
-    monkeypatch.setattr(layers, "write", lambda results, stem: written.update({stem: results}))
+    monkeypatch.setattr(layers, "write", lambda stem, results, page: written.update({stem: results}))
+    monkeypatch.setattr(layers, "draw", lambda results, stem: None)
     layers.main(arguments)
     ((stem, record),) = written.items()
-    assert stem == layers.RESULTS / name
+    assert stem == RESULTS / name
     assert record["machine"]["instruction_set"] == has and record["held_to"] == held_to
     assert record["environment"].items() >= {"OMP_WAIT_POLICY": "passive", **environments[0]}.items()
     assert ("ONEDNN_MAX_CPU_ISA" in environments[0]) == (held_to is not None)

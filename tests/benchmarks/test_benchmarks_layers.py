@@ -12,34 +12,18 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from local_workers import Local
 
 import flax_rnn
 from benchmarks import cases, comparison, contestants, layers, memory, plots, tables
 from benchmarks.cases import Case
 from benchmarks.comparison import Effort, Field
-from benchmarks.contestants import cudnn
-from benchmarks.contestants.__main__ import Service, distance
+from benchmarks.contestants import jax_cudnn
+from benchmarks.contestants.__main__ import distance
 from benchmarks.contestants.interface import Contestant, Run, of_weights
-from benchmarks.workers import WorkerError
 
 ROOT = Path(__file__).parents[2]
 TINY = Case("lstm", *cases.TINY)
-
-
-class Local:
-    """A contestant in this process, behind the interface of a worker."""
-
-    def __init__(self, load: Callable[[], Contestant]):
-        self.service = Service(load)
-
-    def ask(self, timeout: float | None = None, **request: Any) -> dict[str, Any]:
-        try:
-            return self.service.handle(request)
-        except contestants.Absent as error:
-            raise WorkerError(str(error)) from error
-
-    def close(self) -> None:
-        pass
 
 
 class Changed(Contestant):
@@ -52,7 +36,11 @@ class Changed(Contestant):
 
     def build(self, case: Case) -> Run:
         run = self.inner.build(case)
-        return Run(run.call, lambda result: {name: self.change(array) for name, array in run.read(result).items()})
+
+        def read(result: Any) -> dict[str, np.ndarray]:
+            return {name: self.change(array) for name, array in run.read(result).items()}
+
+        return Run(run.start, read, run.wait)
 
 
 def compare(case: Case, **others: Callable[[], Contestant]) -> dict[str, Any]:
@@ -169,12 +157,12 @@ def test_who_runs_elsewhere_or_lacks_something_is_listed_with_the_reason() -> No
         replace(TINY, phase="forward", variant="recurrent-dropout"),
         elsewhere=lambda: Changed(lambda array: array, platform="tpu"),
         linen=lambda: contestants.load("flax-linen"),
-        cudnn=lambda: contestants.load("cudnn"),
+        jax_cudnn=lambda: contestants.load("jax-cudnn"),
     )
     assert row["absent"]["elsewhere"] == "runs on a tpu only"
     assert row["absent"]["linen"] == "the cells have no recurrent dropout"
     if jax.default_backend() == "cpu":
-        assert row["absent"]["cudnn"] == "needs a GPU"
+        assert row["absent"]["jax_cudnn"] == "needs a GPU"
     assert {*row["contestants"]} == {"flax-rnn"}
 
 
@@ -189,7 +177,7 @@ def test_the_vector_of_weights_is_laid_out_as_jax_reads_it(variant: str) -> None
 
     case = replace(TINY, variant=variant)
     weights = case.weights()
-    vector = cudnn.flat(weights)
+    vector = jax_cudnn.flat(weights)
     assert vector.size == rnn.get_num_params_in_lstm(case.features, case.units, case.depth, case.directions == 2)
     parts = rnn.unpack_lstm_weights(jnp.asarray(vector), case.features, case.units, case.depth, case.directions == 2)
     inner, outer, bias, _ = ([np.asarray(part[i]) for i in sorted(part)] for part in parts)
@@ -198,7 +186,7 @@ def test_the_vector_of_weights_is_laid_out_as_jax_reads_it(variant: str) -> None
         np.testing.assert_array_equal(inner[index].T, cell["kernel"])
         np.testing.assert_array_equal(outer[index].T, cell["recurrent_kernel"])
         np.testing.assert_array_equal(bias[index], cell["bias"])
-    back = of_weights(cudnn.unflat(vector, weights))
+    back = of_weights(jax_cudnn.unflat(vector, weights))
     for name, array in of_weights(weights).items():
         np.testing.assert_array_equal(back[name], array)
 
@@ -224,7 +212,7 @@ def test_tables() -> None:
     assert overview[0] == "| cell | B,T,D,H | pass | dtype | variant | flax-rnn | keras-jax |"
     assert overview[2] == "| lstm | 8,10,16,16 | training | float32 | plain | 1.00 (1.00) | 2.50 (2.50) |"
     assert overview[3].endswith("| mask | 2.00 (1.00) | - |")
-    assert "| plain | keras-jax | 2.50 | 2.50 | 2.50 to 2.50 | 250.0 | 3,200 |" in tables.figures(results)
+    assert "| plain | keras-jax | - | 2.50 | 2.50 | 2.50 to 2.50 | 250.0 | 3,200 |" in tables.figures(results)
     absences = tables.absences(results)
     assert "| torch | torch is not installed | all |" in absences
     assert "| keras-jax | a\\|b | 1: lstm 8,10,16,16 training float32 mask |" in absences

@@ -1,4 +1,4 @@
-"""cuDNN as JAX offers it: ``jax.experimental.rnn``, which is an LSTM in float32 and needs a GPU."""
+"""cuDNN as JAX offers it: ``jax.experimental.rnn``, which is an LSTM in float32 or TF32 and needs a GPU."""
 
 from typing import Any
 
@@ -32,15 +32,18 @@ def order(state: Any) -> list[str]:
     return [*filter(lambda name: "weight" in name, state), *filter(lambda name: "bias" in name, state)]
 
 
-class CuDNN(with_jax.OnJax):
-    """``jax.experimental.rnn.lstm``."""
+PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HIGH}
+
+
+class JaxCuDNN(with_jax.OnJax):
+    """``jax.experimental.rnn.lstm``, which always asks for cuDNN's standard algorithm."""
 
     def build(self, case: Case) -> Run:
         """See ``Contestant``."""
         refuse(
             (self.platform != "gpu", "needs a GPU"),
             (case.cell != "lstm", "has LSTMs only"),
-            (case.dtype != "float32", "has float32 only"),
+            (case.dtype not in PRECISIONS, "has float32 and TF32 only"),
             (case.variant == "mask", "takes lengths of sequences, and no masks"),
             (case.dropout > 0, "has no recurrent dropout"),
             (case.activation != "tanh", "has tanh only"),
@@ -56,7 +59,7 @@ class CuDNN(with_jax.OnJax):
             state, lengths = extras
             results: Any = rnn.lstm(
                 x, state, state, weights, lengths, case.features, case.units, case.depth, 0.0, case.directions == 2,
-                jax.lax.Precision.HIGHEST,
+                PRECISIONS[case.dtype],
             )  # fmt: skip
             return results[0]
 
