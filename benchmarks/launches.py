@@ -1,8 +1,8 @@
 """What a layer launches on a GPU, counted without one: compiled ahead of time for an H100, and read step by step.
 
 On a GPU a loop of XLA's costs what it launches, as long as layers are small. This compiles ``implementation="fused"``
-for a (B, T, D) of 32, 80, 128 and 128 units, and counts the operations in the body of each loop: a kernel, a copy or a
-call of a library each is a launch. Those that compute a single number, as the count of steps, are listed apart.
+and counts the operations in the body of each loop: a kernel, a copy or a call of a library each is a launch. Those that
+compute a single number, as the count of steps, are listed apart.
 
 It needs XLA's plugin for CUDA of jax's own version, and no GPU:
 
@@ -23,8 +23,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.cases import Size
+
 RESULTS = Path(__file__).parent / "results"
-BATCH, STEPS, FEATURES, UNITS = 32, 80, 128, 128
+SIZE = Size(32, 80, 128, 128)
 CELLS = ("lstm", "gru", "simple_rnn")
 VARIANTS = ("plain", "mask", "recurrent-dropout", "bfloat16")
 LOOPS = {"forward": ("forward",), "training": ("forward of training", "backward")}
@@ -88,7 +90,7 @@ def prepare(plugin: Path | None) -> None:
         sys.path.append(str(plugin))
 
 
-def count(program: str, steps: int = STEPS) -> list[Launches]:
+def count(program: str, steps: int) -> list[Launches]:
     """What each loop of an optimized HLO program launches for a step, of so many steps in all.
 
     Raises:
@@ -121,7 +123,7 @@ def _is_number(kind: str) -> bool:
     return re.fullmatch(r"\w+\[\](\{.*\})?", kind) is not None
 
 
-def functions(cell: str, variant: str) -> tuple[dict[str, Callable[..., Any]], tuple[Any, ...]]:
+def functions(cell: str, variant: str, size: Size) -> tuple[dict[str, Callable[..., Any]], tuple[Any, ...]]:
     """What is compiled by name, and shapes of its arguments."""
     import jax
     import jax.numpy as jnp
@@ -130,10 +132,10 @@ def functions(cell: str, variant: str) -> tuple[dict[str, Callable[..., Any]], t
 
     dtype = jnp.bfloat16 if variant == "bfloat16" else jnp.float32
     cells = {"lstm": flax_rnn.LSTMCell, "gru": flax_rnn.GRUCell, "simple_rnn": flax_rnn.SimpleRNNCell}
-    core = cells[cell](UNITS, recurrent_dropout=0.2 if variant == "recurrent-dropout" else 0.0, dtype=dtype)
-    params = jax.eval_shape(lambda: core.init_params(jax.random.key(0), FEATURES))
-    x = jax.ShapeDtypeStruct((BATCH, STEPS, FEATURES), dtype)
-    mask = jax.ShapeDtypeStruct((BATCH, STEPS), jnp.bool_) if variant == "mask" else None
+    core = cells[cell](size.units, recurrent_dropout=0.2 if variant == "recurrent-dropout" else 0.0, dtype=dtype)
+    params = jax.eval_shape(lambda: core.init_params(jax.random.key(0), size.features))
+    x = jax.ShapeDtypeStruct(size[:3], dtype)
+    mask = jax.ShapeDtypeStruct(size[:2], jnp.bool_) if variant == "mask" else None
     masks = jax.eval_shape(lambda x: core.dropout_masks(jax.random.key(0), x[:, 0]), x)
 
     def forward(params: Any, x: Any, mask: Any, masks: Any) -> Any:
@@ -177,14 +179,14 @@ def h100() -> Any:
         raise RuntimeError(f"XLA's plugin for CUDA cannot be had: {error}") from error
 
 
-def measure(cells: list[str], variants: list[str]) -> list[dict[str, Any]]:
+def measure(cells: list[str], variants: list[str], size: Size) -> list[dict[str, Any]]:
     """A row for each loop."""
     device, rows = h100(), []
     for cell in cells:
         for variant in variants:
-            compiled, arguments = functions(cell, variant)
+            compiled, arguments = functions(cell, variant, size)
             for name, function in compiled.items():
-                found = count(compile_for(device, function, arguments))
+                found = count(compile_for(device, function, arguments), size.steps)
                 for loop, launches in zip(LOOPS[name], found, strict=True):
                     print(f"{cell}, {variant}, {loop}: {launches}", file=sys.stderr, flush=True)
                     rows.append({"cell": cell, "variant": variant, "loop": loop} | launches._asdict())
@@ -205,6 +207,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def size_of(text: str) -> Size:
+    """``B,T,D,H`` of the command line."""
+    return Size(*map(int, text.split(",")))
+
+
 def main() -> None:
     """Compiles, counts, prints and writes ``results/launches-jax-VERSION.json`` and ``.md``."""
     description, _, rest = (__doc__ or "").partition("\n\n")
@@ -213,12 +220,13 @@ def main() -> None:
     )
     parser.add_argument("--cell", nargs="+", choices=CELLS, default=list(CELLS), help="[all]")
     parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="[all]")
+    parser.add_argument("--size", type=size_of, default=SIZE, metavar="B,T,D,H", help="[%(default)s]")
     parser.add_argument("--plugin", type=Path, help="folder of XLA's plugin for CUDA [where jax is]")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, and write nothing")
     options = parser.parse_args()
     prepare(options.plugin)
     try:
-        rows = measure(options.cell, options.variant)
+        rows = measure(options.cell, options.variant, options.size)
     except RuntimeError as error:
         sys.exit(f"launches: {error}")
     if options.json:
@@ -227,12 +235,15 @@ def main() -> None:
     shown = table(rows)
     print(shown)
     jax_version = version("jax")
-    everything = {"command": " ".join(["python -m benchmarks.launches", *sys.argv[1:]]), "jax": jax_version}
+    batch, steps, features, units = options.size
+    # Without the folder of the plugin, which is somebody's own.
+    given = ["--cell", *options.cell, "--variant", *options.variant, "--size", str(options.size)]
+    everything = {"command": " ".join(["python -m benchmarks.launches", *given]), "jax": jax_version}
     stem = RESULTS / f"launches-jax-{jax_version}"
     text = "\n".join([
         f"`{everything['command']}`\n",
-        f"Launches a step with jax {jax_version}, compiled for an H100, of {BATCH} sequences of {STEPS} steps, "
-        f"{FEATURES} features and {UNITS} units; behind the plus those that compute a single number.\n",
+        f"Launches a step with jax {jax_version}, compiled for an H100, of {batch} sequences of {steps} steps, "
+        f"{features} features and {units} units; behind the plus those that compute a single number.\n",
         shown,
     ])  # fmt: skip
     stem.with_name(stem.name + ".json").write_text(json.dumps(everything | {"rows": rows}, indent=1) + "\n")
