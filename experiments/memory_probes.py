@@ -13,7 +13,8 @@ from experiments.memory_training import Cell, Weights
 def gradients(cell: Cell, weights: Weights, inputs: jax.Array) -> list[np.ndarray]:
     """Gradients of the last answer with respect to the state some steps ago, each ``(T, B, H)``.
 
-    One with respect to ``h``, and for an LSTM one with respect to ``c``. Row ``k`` belongs to the state ahead of the last ``k + 1`` steps.
+    One is with respect to ``h``, and for an LSTM one with respect to ``c``. Row ``k`` belongs to the state ahead of the
+    last ``k + 1`` steps.
     """
     start = flax_rnn.zero_carry(cell, inputs[:, 0].shape)
     # A gradient with respect to what is added to each state, zeros here, is one with respect to the states.
