@@ -1,5 +1,6 @@
 """Looks into a trained layer: how far back the last answer can be changed, and what the gates do meanwhile."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +17,14 @@ def gradients(cell: Cell, weights: Weights, inputs: jax.Array) -> list[np.ndarra
     One is with respect to ``h``, and for an LSTM one with respect to ``c``. Row ``k`` belongs to the state ahead of the
     last ``k + 1`` steps.
     """
+    # In float64, since squares of what has all but vanished would be nothing in float32.
+    return [np.asarray(leaf, np.float64)[::-1] for leaf in jax.tree.leaves(_gradients(cell, weights, inputs))]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gradients(cell: Cell, weights: Weights, inputs: jax.Array) -> Any:
+    """The same from the first state to the last, as one carry ``(T, B, H)``."""
     start = flax_rnn.zero_carry(cell, inputs[:, 0].shape)
-    # A gradient with respect to what is added to each state, zeros here, is one with respect to the states.
-    nudges = jax.tree.map(lambda leaf: jnp.zeros((inputs.shape[1], *leaf.shape)), start)
 
     def answers(nudges: Any) -> jax.Array:
         def step(carry: Any, now: tuple[jax.Array, Any]) -> tuple[Any, jax.Array]:
@@ -28,8 +34,8 @@ def gradients(cell: Cell, weights: Weights, inputs: jax.Array) -> list[np.ndarra
         _, outputs = jax.lax.scan(step, start, (jnp.swapaxes(inputs, 0, 1), nudges))
         return jnp.sum(outputs[-1] @ weights.kernel + weights.bias)
 
-    # In float64, since squares of what has all but vanished would be nothing in float32.
-    return [np.asarray(leaf, np.float64)[::-1] for leaf in jax.tree.leaves(jax.grad(answers)(nudges))]
+    # A gradient with respect to what is added to each state, zeros here, is one with respect to the states.
+    return jax.grad(answers)(jax.tree.map(lambda leaf: jnp.zeros((inputs.shape[1], *leaf.shape)), start))
 
 
 def slopes(cell: Cell, weights: Weights, inputs: jax.Array) -> np.ndarray:
