@@ -18,13 +18,14 @@ SOLVED = 0.1
 
 COLORS = {"SimpleRNN": "#b5520b", "GRU": "#0a7d5c", "LSTM": "#0b5cad"}
 MARKERS = {"SimpleRNN": "s", "GRU": "^", "LSTM": "o"}
+STYLE: Any = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+}  # fmt: skip
 NAMES = {
     "adding": ("Adding", "steps", "mean squared error"),
     "copying": ("Copying", "blanks", "share of wrong symbols"),
 }
-STEPS_BACK = (1, 2, 5, 10, 20, 50, 100, 200)
-FLOOR = 1e-16
-"""Where the picture of gradients ends."""
+STEPS_BACK = (2, 5, 10, 20, 50, 100, 200)
 
 
 def spread(values: np.ndarray) -> dict[str, Any]:
@@ -54,8 +55,7 @@ def write(results: dict[str, Any], folder: Path) -> list[Path]:
     paths[1].write_text(tables(results))
     for name, plot in PICTURES.items():
         path = folder / f"{name}.svg"
-        style: dict[str, Any] = {"svg.hashsalt": name, "font.size": 10, "axes.spines.top": False}
-        with matplotlib.rc_context(style | {"axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}):
+        with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
             figure = plot(results)
             # White behind it all, so that it can be read on a dark page as well.
             figure.savefig(path, facecolor="white", metadata={"Date": None})
@@ -107,15 +107,16 @@ def _settings_table(results: dict[str, Any]) -> str:
 def _errors_table(results: dict[str, Any], task: str) -> str:
     cells = results["weights"][task]
     by_cell = {cell: errors(results, task, cell) for cell in cells}
-    title, lengths, error = NAMES[task]
+    title, lengths, error, form = NAMES[task]
     header = [lengths, "chance", *(f"{cell}, {weights:,} weights" for cell, weights in cells.items())]
     chance = f"{results['chance'][task]:.3f}"
     rows = [
-        [str(length), chance, *(_span(by_cell[cell][length], ".4f") for cell in cells)]
+        [str(length), chance, *(_span(by_cell[cell][length], form) for cell in cells)]
         for length in next(iter(by_cell.values()))
     ]
+    longest = {None: "none", int(rows[-1][0]): f"{rows[-1][0]}, the longest"}
     reached = [reach(results, task, cell) for cell in cells]
-    rows.append(["learned up to", "", *("none" if far is None else str(far) for far in reached)])
+    rows.append(["learned up to", "", *(longest.get(far, str(far)) for far in reached)])
     return _table(f"{title}: {error}, median of seeds (range)", header, rows)
 
 
@@ -173,13 +174,14 @@ def plot_lengths(results: dict[str, Any]) -> Figure:
     """Errors against lengths."""
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for panel, (task, chance) in zip(panels, results["chance"].items(), strict=True):
-        title, lengths, label = NAMES[task]
+        title, lengths, label, _ = NAMES[task]
+        ticks: list[int] = []
         for cell in results["weights"][task]:
             found = errors(results, task, cell)
-            _line(panel, [*found], spread_of([*found.values()]), cell)
+            ticks = [*found]
+            _line(panel, ticks, spread_of([*found.values()]), cell)
         panel.axhline(chance, color="#555555", linestyle=":", label="chance")
         panel.axhline(SOLVED * chance, color="#555555", linestyle="--", linewidth=1, label="learned, below this")
-        ticks = [*found]
         panel.set(title=title, xlabel=lengths, ylabel=label, xscale="log", xticks=ticks, xticklabels=ticks)
         panel.minorticks_off()
     panels[0].set(yscale="log")
@@ -197,7 +199,6 @@ def plot_gradients(results: dict[str, Any]) -> Figure:
             _line(panel, steps, found[when], cell, marker="")
         panel.set(title=f"{when} training", xlabel="steps back", yscale="log")
     panels[0].set(ylabel="gradient, 1 for one step back")
-    panels[0].set_ylim(bottom=max(FLOOR, panels[0].get_ylim()[0]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 

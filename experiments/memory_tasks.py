@@ -3,10 +3,14 @@
 Both are of Hochreiter & Schmidhuber 1997, "Long Short-Term Memory", in the form in which they are mostly used since:
 numbers are drawn from 0 to 1, and of the two marks one is in the first half of a sequence and one in the second.
 Examples are drawn anew for each step of training, so that nothing can be learned by heart.
+
+A task has so many ``features`` that go in and ``outputs`` that come out at a step, of which the last ``answers`` steps
+are judged: training makes ``loss`` small, ``error`` is reported, and ``chance`` is the error of the best answer that
+does not look at the inputs.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,40 +22,6 @@ class Examples(NamedTuple):
 
     inputs: jax.Array
     targets: jax.Array
-
-
-class Task(Protocol):
-    """What is to be learned.
-
-    Attributes:
-      length: how far things have to be remembered, in steps.
-      features, outputs: how many numbers go in and come out at a step.
-      answers: how many steps, the last ones, are judged.
-      chance: the error of the best answer that does not look at the inputs.
-    """
-
-    @property
-    def length(self) -> int: ...  # noqa: D102
-    @property
-    def features(self) -> int: ...  # noqa: D102
-    @property
-    def outputs(self) -> int: ...  # noqa: D102
-    @property
-    def answers(self) -> int: ...  # noqa: D102
-    @property
-    def chance(self) -> float: ...  # noqa: D102
-
-    def draw(self, key: jax.Array, batch: int) -> Examples:
-        """So many new examples."""
-        ...
-
-    def loss(self, predictions: jax.Array, targets: jax.Array) -> jax.Array:
-        """What training makes small, for ``predictions (B, answers, outputs)``."""
-        ...
-
-    def error(self, predictions: jax.Array, targets: jax.Array) -> jax.Array:
-        """What is reported."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +40,7 @@ class Adding:
     chance: ClassVar[float] = 1 / 6
 
     def draw(self, key: jax.Array, batch: int) -> Examples:
-        """See ``Task``."""
+        """So many new examples; targets are ``(B, 1, 1)``."""
         values, first, second = jax.random.split(key, 3)
         numbers = jax.random.uniform(values, (batch, self.length))
         half = self.length // 2
@@ -82,7 +52,7 @@ class Adding:
         return Examples(jnp.stack([numbers, marks], axis=-1), jnp.sum(numbers * marks, axis=-1)[:, None, None])
 
     def loss(self, predictions: jax.Array, targets: jax.Array) -> jax.Array:
-        """The mean square."""
+        """The mean square, for predictions ``(B, 1, 1)``."""
         return jnp.mean(jnp.square(predictions - targets))
 
     error = loss
@@ -121,7 +91,7 @@ class Copying:
         return 1 - 1 / self.alphabet
 
     def draw(self, key: jax.Array, batch: int) -> Examples:
-        """See ``Task``; targets are the symbols as integers ``(B, symbols)``."""
+        """So many new examples; targets are the symbols as integers ``(B, symbols)``."""
         shown = jax.random.randint(key, (batch, self.symbols), 0, self.alphabet)
         blanks = jnp.full((batch, self.length), self.alphabet)
         cues = jnp.full((batch, self.symbols), self.alphabet + 1)
@@ -129,12 +99,14 @@ class Copying:
         return Examples(jax.nn.one_hot(steps, self.features), shown)
 
     def loss(self, predictions: jax.Array, targets: jax.Array) -> jax.Array:
-        """The cross entropy."""
+        """The cross entropy, for predictions ``(B, symbols, alphabet)``."""
         return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(predictions, targets))
 
     def error(self, predictions: jax.Array, targets: jax.Array) -> jax.Array:
         """The share of wrong symbols."""
         return jnp.mean(jnp.argmax(predictions, axis=-1) != targets)
 
+
+Task = Adding | Copying
 
 TASKS = {"adding": Adding, "copying": Copying}

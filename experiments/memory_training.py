@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 import flax_rnn
 from experiments.memory_tasks import Task
 from flax_rnn import runtime
+from flax_rnn.cells.protocol import Params
 
 Cell = flax_rnn.SimpleRNNCell | flax_rnn.GRUCell | flax_rnn.LSTMCell
 
@@ -38,7 +39,7 @@ class Plan:
 class Weights(NamedTuple):
     """Those of the layer, and ``kernel (H, outputs)`` and ``bias (outputs,)`` of the dense one."""
 
-    layer: flax_rnn.cells.protocol.Params
+    layer: Params
     kernel: jax.Array
     bias: jax.Array
 
@@ -86,7 +87,8 @@ def train(cell: Cell, task: Task, plan: Plan, key: jax.Array) -> Trained:
         weights, moments = state
         value, slopes = jax.value_and_grad(loss)(weights, key)
         updates, moments = optimizer.update(slopes, moments, weights)
-        return (Weights(*optax.apply_updates(weights, updates)), moments), value
+        updated: Any = optax.apply_updates(weights, updates)
+        return (updated, moments), value
 
     (after, _), losses = jax.lax.scan(step, (before, optimizer.init(before)), jax.random.split(draws, plan.steps))
     curve = jnp.mean(losses.reshape(plan.points, -1), axis=1)
