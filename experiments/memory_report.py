@@ -22,8 +22,8 @@ STYLE: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
 }  # fmt: skip
 NAMES = {
-    "adding": ("Adding", "steps", "mean squared error"),
-    "copying": ("Copying", "blanks", "share of wrong symbols"),
+    "adding": ("Adding", "steps", "mean squared error", ".5f"),
+    "copying": ("Copying", "blanks", "share of wrong symbols", ".3f"),
 }
 STEPS_BACK = (2, 5, 10, 20, 50, 100, 200)
 
