@@ -63,7 +63,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, default=Path("runs/memory"), help="folder for what is found [%(default)s]")
     options = parser.parse_args(arguments)
     if options.quick:
-        tiny = {"units": 4, "adding": [4, 8], "copying": [3], "inside": 8, "steps": 30, "batch_size": 8, "seeds": 2}
+        tiny = {"units": 4, "adding": [8], "copying": [3], "inside": 8, "steps": 30, "batch_size": 8, "seeds": 2}
         options = argparse.Namespace(**vars(options) | tiny)
     if options.inside not in options.adding:
         parser.error(f"argument --inside: expected one of the lengths {options.adding}, got {options.inside}")

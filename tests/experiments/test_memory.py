@@ -163,7 +163,7 @@ def test_the_command_writes_results_tables_and_pictures(quick: tuple[dict[str, A
     found, folder = quick
     written = json.loads((folder / "results.json").read_text())
     assert written == found
-    assert len(written["runs"]) == 3 * (2 + 1) * 2
+    assert len(written["runs"]) == 3 * (1 + 1) * 2
     assert {(run["cell"], run["task"]) for run in written["runs"]} == {
         (c, t) for c in memory.CELLS for t in memory.TASKS
     }
