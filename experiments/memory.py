@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ if __package__ in (None, ""):  # run as a file rather than with -m
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import flax_rnn
@@ -31,9 +33,31 @@ from flax_rnn import runtime
 
 CELLS = {"SimpleRNN": flax_rnn.SimpleRNNCell, "GRU": flax_rnn.GRUCell, "LSTM": flax_rnn.LSTMCell}
 GATED = ("GRU", "LSTM")
+OPEN = "LSTM, open"
+OPEN_BIAS = 4.0
+"""Of the forget gates of an LSTM that start almost open; Keras' start with 1."""
 REACH = 6
 """How many steps are shown on either side of a mark."""
 EXAMPLES_TO_LOOK_AT = 200
+
+
+def open_bias(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Zeros, and ``OPEN_BIAS`` for the second of the four gates."""
+    del key
+    units = shape[0] // 4
+    return jnp.zeros(shape, dtype).at[units : 2 * units].set(OPEN_BIAS)
+
+
+def open_lstm(units: int) -> flax_rnn.LSTMCell:
+    """An LSTM that forgets next to nothing before it has learned to."""
+    return flax_rnn.LSTMCell(units, unit_forget_bias=False, bias_initializer=open_bias)
+
+
+# Where the others fail at copying, it tells whether the start is to blame.
+CONTESTANTS: dict[str, Mapping[str, Callable[[int], Cell]]] = {
+    "adding": {**CELLS},
+    "copying": CELLS | {OPEN: open_lstm},
+}
 
 
 class Job(NamedTuple):
@@ -75,7 +99,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(job: Job, options: argparse.Namespace) -> list[Trained]:
     """Trains with each seed."""
     start = time.perf_counter()
-    cell, task = CELLS[job.cell](options.units), TASKS[job.task](job.length)
+    cell, task = CONTESTANTS[job.task][job.cell](options.units), TASKS[job.task](job.length)
     plan = Plan(options.steps, options.batch_size, options.learning_rate)
     found = [jax.block_until_ready(train(cell, task, plan, jax.random.key(seed))) for seed in range(options.seeds)]
     errors = ", ".join(f"{float(one.error):.4f}" for one in found)
@@ -119,7 +143,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = parse(arguments)
     runtime.keep_memory()
     start = time.perf_counter()
-    jobs = [Job(cell, task, length) for task in TASKS for length in getattr(options, task) for cell in CELLS]
+    jobs = [
+        Job(cell, task, length) for task in TASKS for length in getattr(options, task) for cell in CONTESTANTS[task]
+    ]
     # The longest first, so that none is left to run alone; each keeps about one core busy.
     order = sorted(jobs, key=lambda job: -job.length)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -134,7 +160,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "command": " ".join(["python experiments/memory.py", *(sys.argv[1:] if arguments is None else arguments)]),
         "settings": {name: value for name, value in vars(options).items() if name != "output"},
         "environment": environment(),
-        "weights": {task: {name: count(of_each[name], tasks[task]) for name in CELLS} for task in TASKS},
+        "weights": {
+            task: {name: count(make(options.units), tasks[task]) for name, make in CONTESTANTS[task].items()}
+            for task in TASKS
+        },
         "chance": {name: task.chance for name, task in tasks.items()},
         "runs": [
             job._asdict() | {"seed": seed, "error": float(one.error), "curve": np.asarray(one.curve).tolist()}

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 SOLVED = 0.1
 """A task counts as learned where the error is below this part of chance."""
 
-COLORS = {"SimpleRNN": "#b5520b", "GRU": "#0a7d5c", "LSTM": "#0b5cad"}
-MARKERS = {"SimpleRNN": "s", "GRU": "^", "LSTM": "o"}
+COLORS = {"SimpleRNN": "#b5520b", "GRU": "#0a7d5c", "LSTM": "#0b5cad", "LSTM, open": "#7a3fa0"}
+MARKERS = {"SimpleRNN": "s", "GRU": "^", "LSTM": "o", "LSTM, open": "D"}
 STYLE: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
 }  # fmt: skip
@@ -186,7 +186,7 @@ def plot_lengths(results: dict[str, Any]) -> Figure:
         panel.minorticks_off()
     panels[0].set(yscale="log")
     panels[1].set(ylim=(-0.03, 1))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return figure
 
 

@@ -137,6 +137,15 @@ def test_gates_make_of_old_and_new_what_the_cell_makes(cell: Any) -> None:
             state = new
 
 
+def test_an_open_lstm_differs_in_the_bias_of_its_forget_gates_only() -> None:
+    key = jax.random.key(0)
+    ours, usual = memory.open_lstm(4).init_params(key, 3), flax_rnn.LSTMCell(4).init_params(key, 3)
+    for name in ("kernel", "recurrent_kernel"):
+        np.testing.assert_array_equal(ours[name], usual[name])
+    np.testing.assert_array_equal(ours["bias"], usual["bias"] * memory.OPEN_BIAS)
+    np.testing.assert_array_equal(ours["bias"].reshape(4, 4), [[0] * 4, [4] * 4, [0] * 4, [0] * 4])
+
+
 def test_means_around_marks_leave_out_what_is_beyond_the_ends() -> None:
     values = np.arange(10.0).reshape(2, 5, 1)
     marks = np.zeros((2, 5))
@@ -163,10 +172,9 @@ def test_the_command_writes_results_tables_and_pictures(quick: tuple[dict[str, A
     found, folder = quick
     written = json.loads((folder / "results.json").read_text())
     assert written == found
-    assert len(written["runs"]) == 3 * (1 + 1) * 2
-    assert {(run["cell"], run["task"]) for run in written["runs"]} == {
-        (c, t) for c in memory.CELLS for t in memory.TASKS
-    }
+    assert len(written["runs"]) == (3 + 4) * 2
+    ran = {(run["cell"], run["task"]) for run in written["runs"]}
+    assert ran == {(cell, task) for task, cells in memory.CONTESTANTS.items() for cell in cells}
     assert all(np.isfinite([run["error"], *run["curve"]]).all() for run in written["runs"])
     assert (folder / "tables.md").read_text() == memory_report.tables(written)
     for name in memory_report.PICTURES:
