@@ -1,1 +1,1 @@
-"""The IMDB sentiment experiment: data, model and training."""
+"""Experiments: the sentiment of film reviews (`imdb.py`), and what gates are for (`memory.py`)."""
