@@ -32,7 +32,7 @@ def assert_close(actual: Any, expected: Any, far: float = 1e-11) -> None:
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=far, atol=far), actual, expected)
 
 
-@pytest.mark.each(1, at_most=3)
+@pytest.mark.each(1, at_most=3, full=2)
 @pytest.mark.parametrize("steps", [1, 7, 8, 19])
 @pytest.mark.parametrize("options", [{}, {"return_sequences": True, "go_backwards": True}, {"unroll": 3}], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
@@ -49,15 +49,14 @@ def test_values_and_gradients(name: str, masked: bool, options: dict[str, Any], 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["LSTM", "GRU reset before"])
-def test_it_can_be_differentiated_again(name: str) -> None:
+def test_it_can_be_differentiated_again() -> None:
     with jax.enable_x64():
-        cell = CELLS[name]
-        params, x, carry, mask = problem(cell, steps=11)
+        cell = CELLS["LSTM"]
+        params, x, carry, mask = problem(cell)
 
         def slope(implementation: str) -> Any:
             def along(params: Any) -> jax.Array:
-                gradients = jax.grad(loss(cell, implementation, mask), (0, 1))(params, x, carry)
+                gradients = jax.grad(loss(cell, implementation, mask, unroll=2), (0, 1))(params, x, carry)
                 return sum((jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(gradients)), start=jnp.zeros(()))
 
             return jax.grad(along)
