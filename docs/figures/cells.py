@@ -1,5 +1,7 @@
 """What is inside of a cell: how the input and the old state make the new one."""
 
+import itertools
+
 from pen import Pen
 
 
@@ -110,13 +112,10 @@ def gru() -> Pen:
 def conv_lstm() -> Pen:
     """A spot that spreads, one window a step."""
     pen = Pen("ConvLSTM: a spot of the input is seen by its neighbours, a step later by theirs", 330)
-    rows = [
-        ("x", [0, 0, 1, 0, 0], 280, "x"),
-        ("step 1", [0, 1, 1, 1, 0], 170, "h"),
-        ("step 2", [1, 2, 3, 2, 1], 60, "h"),
-    ]
+    shown = ("x", [0, 0, 1, 0, 0]), ("step 1", [0, 1, 1, 1, 0]), ("step 2", [1, 2, 3, 2, 1])
+    rows = [(*row, 280 - 110 * at, "h" if at else "x") for at, row in enumerate(shown)]
     places = [170 + 80 * at for at in range(5)]
-    for (_, below, bottom, colour), (_, _, top, _) in zip(rows, rows[1:], strict=False):
+    for (_, below, bottom, colour), (_, _, top, _) in itertools.pairwise(rows):
         for at, value in enumerate(below):
             for to in (at - 1, at, at + 1):
                 if value and 0 <= to < 5:

@@ -1,5 +1,6 @@
 """What flows from step to step: the same cell again and again, with the numbers of the worked examples."""
 
+import itertools
 from collections.abc import Sequence
 
 from pen import Pen, number
@@ -20,7 +21,7 @@ def unrolled(
     """Three steps of a cell; where skipped the state goes past it."""
     pen = Pen(title, 300)
     h_y, c_y = (176, 138) if memory else (158, 0)
-    edges = [(24, CENTRES[0] - 48), *((a + 48, b - 48) for a, b in zip(CENTRES, CENTRES[1:], strict=False)), (488, 540)]
+    edges = [(24, CENTRES[0] - 48), *((a + 48, b - 48) for a, b in itertools.pairwise(CENTRES)), (488, 540)]
     for step, centre in enumerate(CENTRES):
         pen.wire("off" if skipped[step] else "x", f"M{centre},244 V206")
         pen.wire("h", f"M{centre},116 V74")
@@ -44,11 +45,8 @@ def unrolled(
 
 def title_words(memory: bool) -> str:
     """What the lines between the cells are."""
-    return (
-        "orange: memory c; blue: output h; time goes to the right"
-        if memory
-        else "blue: state h; time goes to the right"
-    )
+    lines = "orange: memory c; blue: output h" if memory else "blue: state h"
+    return f"{lines}; time goes to the right"
 
 
 def idea() -> Pen:
