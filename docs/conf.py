@@ -5,6 +5,7 @@ script; the table of contents is the list of links of index.md; and links to fil
 show them.
 """
 
+import inspect
 import posixpath
 import re
 import sys
@@ -161,9 +162,14 @@ def _heading(match: re.Match[str]) -> str:
 
 def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, words: str | None, returns: Any) -> Any:
     """Signatures without addresses, and without what every module of linen has."""
+    if what == "class" and name.startswith(("flax_rnn.nnx.", "flax_rnn.linen.")):  # metaclasses hide them
+        arguments = inspect.signature(thing.__init__)
+        plain = [one.replace(annotation=inspect.Parameter.empty) for one in [*arguments.parameters.values()][1:]]
+        words = str(inspect.Signature(plain))
     if words is not None:
         words = re.sub(r", (?:parent|name)(?:: [^=]*)?=[^,)]*(?:\([^)]*\))?(?:>)?(?=[,)])", "", words)
         words = re.sub(r"<([\w.]*\.)?(\w+)(?: object)? at 0x[0-9a-f]+>", r"\2", words)
+        words = re.sub(r"<class '([\w.]+)'>", r"\1", words)
     return words, returns
 
 
