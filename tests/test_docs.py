@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PACKAGE = ROOT / "flax_rnn"
 TABLE = ROOT / "docs" / "keras.md"
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 LAYERS = ("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 CELLS = ("SimpleRNNCell", "LSTMCell", "GRUCell")
 KERAS = (*LAYERS, *CELLS, "RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
@@ -34,12 +34,17 @@ def functions(name: str) -> frozenset[str]:
     return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
 
 
+def name_of(path: Path) -> str:
+    """As in ``layers/lstm.md``."""
+    return str(path.relative_to(ROOT)).removeprefix("docs/")
+
+
 def blocks() -> Iterator[Any]:
     """Those of README stand by themselves; those of another document follow each other."""
     for path in DOCUMENTS:
         codes = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
         for index, code in enumerate(codes if path.name == "README.md" else filter(None, ["".join(codes)])):
-            yield pytest.param(code, id=f"{path.name}-{index}")
+            yield pytest.param(code, id=f"{name_of(path)}-{index}")
 
 
 def named(text: str) -> set[str]:
@@ -64,7 +69,7 @@ def documented_arguments() -> list[tuple[str, str | None]]:
     ]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_references_to_tests_name_tests_that_exist(path: Path) -> None:
     references = re.findall(r"(test_\w+\.py)(?:::(\w+))?", path.read_text())
     missing = [(file, test) for file, test in references if test not in {"", *functions(file)} or not functions(file)]
@@ -73,7 +78,7 @@ def test_references_to_tests_name_tests_that_exist(path: Path) -> None:
         assert len({test for _, test in references}) > 50
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)", path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []

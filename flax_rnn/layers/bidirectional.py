@@ -98,7 +98,8 @@ def bidirectional(
       dropout_key: as in ``rnn``, or a pair of them; each direction gets a key of its own, even from the same one.
       dropout_masks: in place of it a pair of masks, each as in ``rnn``.
       go_backwards: whether ``cells[0]`` runs backwards and ``cells[1]`` forwards instead.
-      return_sequences, return_state, **options: as in ``rnn``.
+      return_sequences, return_state: as in ``rnn``.
+      **options: the others of ``rnn``.
 
     Returns:
       ``outputs``, or ``(outputs, (forward carry, backward carry))`` where ``return_state``.
