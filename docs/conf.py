@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 project = "flax_rnn"
 copyright = "the flax_rnn authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "figures/*.md"]
+exclude_patterns = ["_build", "figures/**"]
 html_theme = "furo"
 html_title = "flax_rnn"
 html_copy_source = False
@@ -84,7 +84,7 @@ def _contents(text: str) -> Iterator[str]:
     }
     known = {name for names in chapters.values() for name in names} | {"index"}
     others = [path.relative_to(DOCS).with_suffix("").as_posix() for path in sorted(DOCS.rglob("*.md"))]
-    chapters["More"] = [name for name in others if name not in known]
+    chapters["More"] = [name for name in others if name not in known and not name.startswith("figures/")]
     for title, names in chapters.items():
         if names:
             yield from ("", "", "```{toctree}", ":hidden:", f":caption: {title}", "", *dict.fromkeys(names), "```")
