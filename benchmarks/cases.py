@@ -7,9 +7,10 @@ A case runs a layer over a batch of whole sequences and returns the outputs of a
 import functools
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import ml_dtypes
 import numpy as np
@@ -42,6 +43,11 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         return ",".join(map(str, self))
+
+    @classmethod
+    def of(cls, text: str) -> Self | None:
+        """The inverse of ``str``; ``None`` if it is something else."""
+        return cls(*map(int, text.split(","))) if re.fullmatch(r"[1-9]\d*(,[1-9]\d*){3}", text) else None
 
 
 _FLASH = Size(16, 1024, 768, 768)

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
+from benchmarks import command
 from benchmarks.cases import DTYPES, TOLERANCES, dtypes
 from benchmarks.checks.judge import BROKEN, DECLINED, LATE, OK, Check, Verdict
 from benchmarks.checks.loops import GATES
@@ -129,11 +130,7 @@ def report(judged: Iterable[Judged], say: Callable[[str], None]) -> bool:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    description, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.check", description=description, epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("check", __doc__)
     every, jobs = ("auto", *IMPLEMENTATIONS), min(os.cpu_count() or 1, 12)
     parser.add_argument("--implementation", nargs="+", choices=every, default=list(every), help="[all]")
     parser.add_argument("--cell", nargs="+", choices=GATES, default=list(GATES), help="[all]")

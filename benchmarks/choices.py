@@ -7,12 +7,12 @@ counts.
     python -m benchmarks.choices benchmarks/results/gpu-*.json
 """
 
-import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import command
 from benchmarks.cases import Case
 from benchmarks.contestants import IMPLEMENTATIONS
 from benchmarks.record import replace
@@ -56,11 +56,7 @@ def entries(files: Iterable[tuple[str, dict[str, Any]]]) -> list[Entry]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Writes the table."""
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.choices", description=description, epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("choices", __doc__)
     parser.add_argument("results", nargs="+", type=Path, help="JSON files")
     parser.add_argument("--output", type=Path, default=TABLE, help="[flax_rnn/implementations/measured.json]")
     options = parser.parse_args(arguments)

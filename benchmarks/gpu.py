@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import imdb_step, tables
+from benchmarks import command, imdb_step, tables
 from benchmarks.cases import VARIANTS, Case, Size, default, named, product
 from benchmarks.comparison import Effort, Field
 from benchmarks.contestants import OURS, PEERS
@@ -119,11 +119,7 @@ def page(results: dict[str, Any]) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    description, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=description, epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("gpu", __doc__)
     parser.add_argument("--minutes", type=float, default=6.0, help="of all, the start included [%(default)s]")
     parser.add_argument("--against", nargs="*", choices=PEERS, default=AGAINST, help=f"[{' '.join(AGAINST)}]")
     parser.add_argument("--jobs", type=int, default=EFFORT.jobs, help="who get ready at once [%(default)s]")
@@ -148,14 +144,14 @@ def main(arguments: list[str] | None = None) -> None:
         if field.platform == "cpu" and not options.rehearse:
             sys.exit("benchmarks.gpu: there is no GPU that jax knows of; --rehearse runs on a CPU")
         field.gather()
-        run(field, budget, options, " ".join(["python -m benchmarks.gpu", *(arguments or sys.argv[1:])]))
+        run(field, budget, options, command.line("gpu", arguments))
     finally:
         field.close()
 
 
-def run(field: Field, budget: Budget, options: argparse.Namespace, command: str) -> None:
+def run(field: Field, budget: Budget, options: argparse.Namespace, called: str) -> None:
     """``main``, once it is known who is there."""
-    results = started(field, command) | {"imdb_step": [], "failures": []}
+    results = started(field, called) | {"imdb_step": [], "failures": []}
     stem = options.output or RESULTS / f"gpu-{slug(field.device)}"
     cases = rehearsed(plan()) if options.rehearse else plan()
     tasks: list[Task] = [partial(measure, field, case, results) for case in cases]

@@ -11,7 +11,6 @@ recurrent dropout, and compute less for it. On a GPU, products of all may be TF3
 
 import argparse
 import functools
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import command
 from benchmarks.imdb_workloads import BATCH, MAXLEN, NUM_WORDS, WORKLOADS, platform
 from benchmarks.record import RESULTS, write
 from benchmarks.tables import markdown, short
@@ -137,11 +137,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.imdb_step", description=description, epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("imdb_step", __doc__)
     parser.add_argument("--cell", choices=(*CELLS, "all"), default="lstm", help="[%(default)s]")
     parser.add_argument(
         "--against", nargs="*", choices=CONTESTANTS[1:], default=list(CONTESTANTS[1:3]),
@@ -163,13 +159,13 @@ def main(arguments: list[str] | None = None) -> None:
         return
     exit_on_termination()
     steps, rounds = (5, 2) if options.quick else (options.steps, options.rounds)
-    command = " ".join(["python -m benchmarks.imdb_step", *(sys.argv[1:] if arguments is None else arguments)])
+    called = command.line("imdb_step", arguments)
     results: list[dict[str, Any]] = []
     for cell in CELLS if options.cell == "all" else (options.cell,):
         results.append(compare(cell, ["flax_rnn", *options.against], steps, rounds))
         print(table(results[-1:]), flush=True)
         if not options.quick:
-            everything = {"command": command, "device": results[0]["device"], "machine": machine()}
+            everything = {"command": called, "device": results[0]["device"], "machine": machine()}
             write(options.output, everything | {"results": results}, table(results))
 
 

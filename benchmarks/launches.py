@@ -23,11 +23,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.cases import Size
+from benchmarks import command
+from benchmarks.cases import CELLS, RATE, Size
+from benchmarks.record import RESULTS, write
+from benchmarks.tables import markdown
 
-RESULTS = Path(__file__).parent / "results"
 SIZE = Size(32, 80, 128, 128)
-CELLS = ("lstm", "gru", "simple_rnn")
 VARIANTS = ("plain", "mask", "recurrent-dropout", "bfloat16")
 LOOPS = {"forward": ("forward",), "training": ("forward of training", "backward")}
 """The loops of each function that is compiled, in their order."""
@@ -129,10 +130,11 @@ def functions(cell: str, variant: str, size: Size) -> tuple[dict[str, Callable[.
     import jax.numpy as jnp
 
     import flax_rnn
+    from benchmarks.contestants import ours
 
     dtype = jnp.bfloat16 if variant == "bfloat16" else jnp.float32
-    cells = {"lstm": flax_rnn.LSTMCell, "gru": flax_rnn.GRUCell, "simple_rnn": flax_rnn.SimpleRNNCell}
-    core = cells[cell](size.units, recurrent_dropout=0.2 if variant == "recurrent-dropout" else 0.0, dtype=dtype)
+    dropout = RATE if variant == "recurrent-dropout" else 0.0
+    core = ours.CELLS[cell](size.units, recurrent_dropout=dropout, dtype=dtype)
     params = jax.eval_shape(lambda: core.init_params(jax.random.key(0), size.features))
     x = jax.ShapeDtypeStruct(size[:3], dtype)
     mask = jax.ShapeDtypeStruct(size[:2], jnp.bool_) if variant == "mask" else None
@@ -195,8 +197,6 @@ def measure(cells: list[str], variants: list[str], size: Size) -> list[dict[str,
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown, a line for each cell and variant."""
-    from benchmarks.tables import markdown
-
     loops = [loop for names in LOOPS.values() for loop in names]
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
@@ -209,15 +209,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def size_of(text: str) -> Size:
     """``B,T,D,H`` of the command line."""
-    return Size(*map(int, text.split(",")))
+    if size := Size.of(text):
+        return size
+    raise argparse.ArgumentTypeError(f"expected B,T,D,H, got {text}")
 
 
 def main() -> None:
     """Compiles, counts, prints and writes ``results/launches-jax-VERSION.json`` and ``.md``."""
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser("launches", __doc__)
     parser.add_argument("--cell", nargs="+", choices=CELLS, default=list(CELLS), help="[all]")
     parser.add_argument("--variant", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="[all]")
     parser.add_argument("--size", type=size_of, default=SIZE, metavar="B,T,D,H", help="[%(default)s]")
@@ -232,22 +231,18 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows))
         return
-    shown = table(rows)
+    shown, size = table(rows), options.size
     print(shown)
-    jax_version = version("jax")
-    batch, steps, features, units = options.size
     # Without the folder of the plugin, which is somebody's own.
-    given = ["--cell", *options.cell, "--variant", *options.variant, "--size", str(options.size)]
-    everything = {"command": " ".join(["python -m benchmarks.launches", *given]), "jax": jax_version}
-    stem = RESULTS / f"launches-jax-{jax_version}"
-    text = "\n".join([
-        f"`{everything['command']}`\n",
-        f"Launches a step with jax {jax_version}, compiled for an H100, of {batch} sequences of {steps} steps, "
-        f"{features} features and {units} units; behind the plus those that compute a single number.\n",
-        shown,
-    ])  # fmt: skip
-    stem.with_name(stem.name + ".json").write_text(json.dumps(everything | {"rows": rows}, indent=1) + "\n")
-    stem.with_name(stem.name + ".md").write_text(text)
+    given = ["--cell", *options.cell, "--variant", *options.variant, "--size", str(size)]
+    results = {"command": command.line("launches", given), "jax": version("jax"), "rows": rows}
+    page = (
+        f"`{results['command']}`\n\n"
+        f"Launches a step with jax {results['jax']}, compiled for an H100, of {size.batch} sequences of {size.steps} "
+        f"steps, {size.features} features and {size.units} units; behind the plus those that compute a single number."
+        f"\n\n{shown}"
+    )
+    write(RESULTS / f"launches-jax-{results['jax']}", results, page)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ AVX2 at all is then left out.
 
 import argparse
 import re
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, isa, tables
+from benchmarks import cases, command, isa, tables
 from benchmarks.cases import Case, Size
 from benchmarks.comparison import Effort, Field, compare
 from benchmarks.contestants import OURS, PEERS
@@ -34,11 +33,7 @@ SECOND_LSTMS = ("flax-linen-lstmcell", "flax-nnx-lstmcell")
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.layers", description=description, epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("layers", __doc__)
     what = parser.add_argument_group("what")
     what.add_argument("--cell", nargs="+", choices=cases.CELLS, default=list(cases.CELLS), help="[all]")
     what.add_argument(
@@ -84,9 +79,10 @@ def sizes(text: str) -> tuple[Size, ...]:
     """The sizes that a word of the command line stands for."""
     if text in cases.SIZES:
         return cases.SIZES[text]
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){3}", text):
+    size = Size.of(text)
+    if size is None:
         raise argparse.ArgumentTypeError(f"expected B,T,D,H or one of {', '.join(cases.SIZES)}, got {text}")
-    return (Size(*map(int, text.split(","))),)
+    return (size,)
 
 
 def slug(device: str) -> str:
@@ -156,8 +152,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.quick:
         effort = effort._replace(rounds=2, turn=0.01)
     field = Field([*OURS, *options.against], effort, environment=environment(options))
-    command = " ".join(["python -m benchmarks.layers", *(sys.argv[1:] if arguments is None else arguments)])
-    results = started(field, command) | {"held_to": isa.LABELS.get(options.isa)}
+    called = command.line("layers", arguments)
+    results = started(field, called) | {"held_to": isa.LABELS.get(options.isa)}
     wanted = matrix(options, field.platform)
     try:
         with progress(len(wanted)) as shown:

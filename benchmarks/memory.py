@@ -9,14 +9,13 @@ of a CPU have some more of their own, for the weights in another order and for s
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import cases
+from benchmarks import cases, command
 from benchmarks.cases import Case, Size
 from benchmarks.contestants.ours import apply
 from benchmarks.contestants.with_jax import compiled
@@ -67,11 +66,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.memory", description=description, epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command.parser("memory", __doc__)
     parser.add_argument("--cell", nargs="+", choices=cases.CELLS, default=list(cases.CELLS), help="[all]")
     parser.add_argument(
         "--size", nargs="+", type=sizes, default=[cases.named(*SIZES)], metavar="SIZE",
@@ -97,11 +92,11 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n" + table(results))
     if options.quick:
         return
-    command = " ".join(["python -m benchmarks.memory", *(sys.argv[1:] if arguments is None else arguments)])
+    called = command.line("memory", arguments)
     device = jax.devices()[0].device_kind
     stem = options.output or RESULTS / f"memory-{slug(device)}"
-    everything = {"command": command, "device": device, "machine": machine(), "results": results}
-    write(stem, everything, f"# Memory on {device}\n\n`{command}`\n\n{table(results)}")
+    everything = {"command": called, "device": device, "machine": machine(), "results": results}
+    write(stem, everything, f"# Memory on {device}\n\n`{called}`\n\n{table(results)}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ that the output of the first step is compared with torch's, of the same weights.
     python -m benchmarks.single_step --batch 1 --units 128
 """
 
-import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from flax import nnx
 
 import flax_rnn
 import flax_rnn.nnx
+from benchmarks import command
 from benchmarks.record import RESULTS, write
 from benchmarks.tables import markdown
 from benchmarks.timing import interleave, machine, repeat
@@ -133,7 +132,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.single_step", description=__doc__)
+    parser = command.parser("single_step", __doc__)
     parser.add_argument("--batch", type=int, default=1, help="[%(default)s]")
     parser.add_argument("--units", type=int, default=128, help="and features [%(default)s]")
     parser.add_argument("--rounds", type=int, default=21, help="turns of each [%(default)s]")
@@ -145,11 +144,11 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(results))
     if options.quick:
         return
-    command = " ".join(["python -m benchmarks.single_step", *(sys.argv[1:] if arguments is None else arguments)])
+    called = command.line("single_step", arguments)
     here = machine()
-    everything = {"command": command, "machine": here, "microseconds": results}
+    everything = {"command": called, "machine": here, "microseconds": results}
     where = f"{here['processor']} with {here['instruction_set']}"
-    write(options.output, everything, f"# Single steps\n\n`{command}` on {where}\n\n{table(results)}")
+    write(options.output, everything, f"# Single steps\n\n`{called}` on {where}\n\n{table(results)}")
 
 
 if __name__ == "__main__":

@@ -90,8 +90,9 @@ class _Joined:
             key = leaf.shape, _wide(leaf.dtype)
             group = groups.setdefault(key, [])
             place = next((index for index, other in enumerate(group) if other is leaf), len(group))
-            group += [leaf] * (place == len(group))
-            self._places.append(((*key,), place))
+            if place == len(group):
+                group.append(leaf)
+            self._places.append((key, place))
         self._keys = [*groups]
         return [jnp.stack([leaf.astype(dtype) for leaf in group]) for (_, dtype), group in groups.items()]
 

@@ -45,9 +45,10 @@ def kernel_gradient(
     ``cotangent`` is ``(..., M)``, or a tuple of blocks of its columns. For a ``kernel`` ``(n, N, M)`` it has ``n`` of
     them, and ``x`` is ``(T, n, ..., N)``; see ``Affine``.
     """
+    blocks = cotangent if isinstance(cotangent, tuple) else (cotangent,)
     if kernel.ndim == 3:
-        each = enumerate(cotangent if isinstance(cotangent, tuple) else (cotangent,))
-        return jnp.stack([kernel_gradient(kernel[index], x[:, index], one, precision) for index, one in each])
+        each = enumerate(blocks)
+        return jnp.stack([kernel_gradient(kernel[index], x[:, index], block, precision) for index, block in each])
     transposed = jax.lax.platform_dependent(
         jnp.moveaxis(x, -1, 0), cpu=jax.lax.optimization_barrier, default=lambda same: same
     )
@@ -55,7 +56,7 @@ def kernel_gradient(
     axes = [axis + 1 for axis in others], [*others]
     gradients = [
         jnp.tensordot(transposed, block, axes, precision=precision, out_sharding=_sharding(kernel, block))
-        for block in (cotangent if isinstance(cotangent, tuple) else (cotangent,))
+        for block in blocks
     ]
     return jnp.concatenate(gradients, -1).astype(kernel.dtype)
 
