@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import flax_rnn
+from benchmarks import processor
 from experiments.training import Score
 
 PUBLISHED = {"simple_rnn": Score(0.528, 0.739), "lstm": Score(0.391, 0.828), "gru": Score(0.370, 0.838)}
@@ -59,7 +60,8 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "machine": platform.platform(),
-        "processor": f"{device.platform} {device.device_kind}",
+        "device": f"{device.platform} {device.device_kind}",
+        "processor": f"{processor.name()} with {processor.instruction_set()}",
         "cores": str(os.cpu_count()),
         "flax_rnn": flax_rnn.__version__,
         **{name: version(name) for name in ("jax", "flax", "optax", "numpy")},
