@@ -184,7 +184,7 @@ def test_without_matplotlib_there_are_no_pictures(
 
 
 MISSING = (
-    "matplotlib", "onnx", "onnxruntime", "keras", "tensorflow", "tensorflow_datasets", "h5py", "safetensors",
+    "matplotlib", "onnx", "onnxruntime", "keras", "tensorflow", "tensorflow_datasets", "h5py", "safetensors", "torch",
 )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ for name in ("keras-jax", "keras-tensorflow", "keras-torch"):
     finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.splitlines()
-    assert lines == ["keras is not installed", "tensorflow is not installed", "keras is not installed"]
+    assert lines == ["keras is not installed", "tensorflow is not installed", "torch is not installed"]
 
 
 @pytest.mark.parametrize(
