@@ -168,6 +168,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pat
     return memory.main(["--quick", "--output", str(folder)]), folder
 
 
+@pytest.mark.full
 def test_the_command_writes_results_tables_and_pictures(quick: tuple[dict[str, Any], Path]) -> None:
     found, folder = quick
     written = json.loads((folder / "results.json").read_text())

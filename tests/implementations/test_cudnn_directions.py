@@ -82,6 +82,7 @@ def test_values_and_gradients_equal_the_oracle(
     oracle.assert_close(gradients, differences, 3e-5)
 
 
+@pytest.mark.full
 def test_second_derivatives_of_both() -> None:
     """Those of the weights of both directions, with a mask."""
     cells, (weights, x, states) = (flax_rnn.LSTMCell(H),) * 2, problem()

@@ -115,6 +115,7 @@ def test_carries_of_several_kinds() -> None:
     assert_close(got, expected, 1e-4)
 
 
+@pytest.mark.full
 def test_convolutions() -> None:
     cell = ConvLSTM2DCell(3, 2, recurrent_dropout=0.2)
     params, x = cell.init_params(jax.random.key(0), 2), jax.random.normal(jax.random.key(1), (2, 9, 4, 4, 2))
@@ -129,6 +130,7 @@ def test_convolutions() -> None:
     assert_close(for_a_gpu(run("fused"))(params), jax.jit(run("scan"))(params), 1e-5)
 
 
+@pytest.mark.full
 def test_under_vmap_and_in_chunks() -> None:
     cell = CELLS["GRU"]
     params, x, carry, mask = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), problem(cell, steps=19))
@@ -143,6 +145,7 @@ def test_under_vmap_and_in_chunks() -> None:
     assert_close(for_a_gpu(gradients("fused", checkpoint_every=8))(many), expected, 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_on_a_mesh(kind: Any) -> None:
     cell = CELLS["LSTM"]
