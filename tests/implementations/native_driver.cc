@@ -13,7 +13,8 @@
 namespace flax_rnn {
 namespace {
 
-// A thread for each task; all have ended with the pool.
+// A thread for each task; all have ended with the pool. They keep a task for a while when it is done, so that its
+// caller has gone on: what they destroy then must not be the caller's any more.
 class Threads {
  public:
   explicit Threads(int64_t count) : count_(count) {}
@@ -22,7 +23,12 @@ class Threads {
   }
 
   int64_t num_threads() const { return count_; }
-  void Schedule(std::function<void()> task) { threads_.emplace_back(std::move(task)); }
+  void Schedule(std::function<void()> task) {
+    threads_.emplace_back([task = std::move(task)] {
+      task();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
+  }
 
  private:
   const int64_t count_;

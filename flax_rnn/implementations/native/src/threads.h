@@ -142,7 +142,8 @@ void Together(Pool& pool, int64_t most, std::chrono::microseconds patience, cons
   shared->count.store(count);
   take_part(*shared, 0);
   while (shared->finished.load() < count) std::this_thread::yield();
-  if (shared->abandoned.load()) std::rethrow_exception(shared->error);
+  // Moved, so that a thread that still holds `shared` does not destroy what the caller is reading.
+  if (shared->abandoned.load()) std::rethrow_exception(std::move(shared->error));
 }
 
 }  // namespace flax_rnn
