@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax_rnn import _checks, activations, initializers, target
 from flax_rnn.cells.arguments import CellArguments, Dtype
 from flax_rnn.cells.dropout import DropoutMasks, draw_masks
-from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, dot
+from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, dot
 
 
 def accumulation_dtype(dtype: Dtype) -> Dtype:
@@ -43,12 +44,16 @@ class DenseCell(CellArguments, Cell):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for base in cls.__mro__:
-            if "projected_like" in vars(base):
-                break
-            if "project" in vars(base):  # a projection of its own may have other shapes
-                cls.projected_like = Cell.projected_like
-                break
+        if cls._redefines("project", "projected_like"):  # a projection of its own may have other shapes
+            cls.projected_like = Cell.projected_like
+        if cls._redefines("step", "explain"):  # and a step of its own other gates
+            cls.explain = Cell.explain
+
+    @classmethod
+    def _redefines(cls, method: str, companion: str) -> bool:
+        """Whether ``method`` was defined anew, and not the ``companion`` that goes with it."""
+        nearest = next((vars(base) for base in cls.__mro__ if {method, companion} & {*vars(base)}), {})
+        return companion not in nearest
 
     @classmethod
     def of(cls, source: Any) -> Self:
@@ -184,6 +189,19 @@ class DenseCell(CellArguments, Cell):
         ends = itertools.accumulate(self.product_groups)
         groups = [gates[end - size : end] for size, end in zip(self.product_groups, ends, strict=True)]
         return tuple(jnp.stack(group) if len(group) > 1 else group[0] for group in groups)
+
+    def step(
+        self, weights: RecurrentWeights, carry: Any, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[Any, jax.Array]:
+        """The equations of the cell, which are in ``explain``: ``(carry, projected) -> (new carry, h')``."""
+        return self.explain(weights, carry, projected, affine)[:2]
+
+    @abstractmethod
+    def explain(
+        self, weights: RecurrentWeights, carry: Any, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[Any, jax.Array, Any]:
+        """The equations of the cell; see ``Cell.explain``."""
+        ...
 
     def recur(
         self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine
