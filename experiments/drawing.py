@@ -71,7 +71,7 @@ class Lines:
     def _mark(self, x: float, y: float, top: float, words: str) -> str:
         """Words beside a point, where the line does not come from: above a rise, below or left of a fall."""
         if not words.startswith("-"):
-            return _text(x, y - 9, words, "", "middle")
+            return _text(x, max(y - 9, top - 5), words, "", "middle")
         return _text(x, y + 19, words, "", "middle") if y + 19 < top + HEIGHT else _text(x - 9, y + 5, words, "", "end")
 
 

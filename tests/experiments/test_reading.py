@@ -105,4 +105,4 @@ def test_the_numbers_on_the_page_are_those_of_the_command() -> None:
         assert found["text"] in page
         assert f"{found['verdicts'][-1]:.2f}" in page
         for turn in found["turns"]:
-            assert re.search(rf"\*{turn['word']}\* \({turn['change']:+.2f}\)", page), turn
+            assert f"*{turn['word']}* ({turn['change']:+.2f})" in page
