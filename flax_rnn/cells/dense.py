@@ -44,16 +44,12 @@ class DenseCell(CellArguments, Cell):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls._redefines("project", "projected_like"):  # a projection of its own may have other shapes
-            cls.projected_like = Cell.projected_like
-        if cls._redefines("step", "explain"):  # and a step of its own other gates
-            cls.explain = Cell.explain
-
-    @classmethod
-    def _redefines(cls, method: str, companion: str) -> bool:
-        """Whether ``method`` was defined anew, and not the ``companion`` that goes with it."""
-        nearest = next((vars(base) for base in cls.__mro__ if {method, companion} & {*vars(base)}), {})
-        return companion not in nearest
+        for base in cls.__mro__:
+            if "projected_like" in vars(base):
+                break
+            if "project" in vars(base):  # a projection of its own may have other shapes
+                cls.projected_like = Cell.projected_like
+                break
 
     @classmethod
     def of(cls, source: Any) -> Self:

@@ -196,6 +196,25 @@ class Cell(Protocol):
         return *self.step(weights, carry, projected, affine), None
 
 
+def names_values(cell: Cell) -> bool:
+    """Whether ``cell`` has an ``explain`` for the step that it takes, rather than for one that it overrides."""
+    for base in type(cell).__mro__:
+        if "explain" in vars(base):
+            return base is not Cell
+        if "step" in vars(base):
+            return False
+    return False
+
+
+def explain(
+    cell: Cell, weights: Weights, carry: Carry, projected: Projected, affine: Affine = affine
+) -> tuple[Carry, jax.Array, Values]:
+    """``cell.explain``, or ``None`` for the values of a cell without names for them."""
+    if names_values(cell):
+        return cell.explain(weights, carry, projected, affine)
+    return *cell.step(weights, carry, projected, affine), None
+
+
 MEMBERS = (
     "num_feature_axes", "has_dropout", "init_params", "output_size", "dropout_masks", "project", "initial_carry",
     "prepare", "step",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from flax_rnn.cells.dropout import layer_key
 from flax_rnn.cells.evaluate import bind_constants, output_shape, takes_constants
-from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, check_cell, dot
+from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, check_cell, dot, explain
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -124,8 +124,7 @@ class StackedRNNCells(Cell):
         for index, (cell, (params, masks, prepared)) in enumerate(zip(self.cells, weights, strict=True)):
             if index > 0:
                 projected = cell.project(params, output, masks)
-            named = getattr(type(cell), "explain", Cell.explain)  # for any object with the members of a cell
-            new, output, own = named(cell, prepared, carry[index], projected, affine)
+            new, output, own = explain(cell, prepared, carry[index], projected, affine)
             carries.append(new)
             values.append(own)
         return tuple(carries), output, tuple(values)

@@ -9,7 +9,18 @@ from typing import Any
 
 from jax.typing import ArrayLike
 
-from flax_rnn.cells.protocol import Affine, Carry, Cell, Params, Projected, Values, Weights, affine, check_cell
+from flax_rnn.cells.protocol import (
+    Affine,
+    Carry,
+    Cell,
+    Params,
+    Projected,
+    Values,
+    Weights,
+    affine,
+    check_cell,
+    names_values,
+)
 from flax_rnn.cells.stacked import StackedRNNCells
 from flax_rnn.layers.rnn import rnn
 
@@ -47,7 +58,7 @@ def gates(
       ValueError: as ``rnn``.
     """
     check_cell("cell", cell)
-    if silent := [one for one in _cells(cell) if getattr(type(one), "explain", Cell.explain) is Cell.explain]:
+    if silent := [one for one in _cells(cell) if not names_values(one)]:
         raise TypeError(f"cell: expected one that names its values by `explain`, got {silent[0]}")
     if given := sorted({"return_sequences", "return_state"} & {*arguments}):
         raise TypeError(f"{', '.join(given)}: not expected, since gates and states of all steps are returned")

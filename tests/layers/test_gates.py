@@ -180,6 +180,16 @@ class Counter(Cell):
         return self.explain(weights, carry, projected, affine)[:2]
 
 
+def test_a_step_that_was_overridden_is_the_one_that_is_taken() -> None:
+    cell: Any = Overridden(H)
+    weights, _, x = jax.tree.map(jnp.float32, problem(LSTMCell(H)))
+    outputs = rnn(cell, weights, x, return_sequences=True)
+    oracle.assert_close(outputs, 2 * gates(LSTMCell(H), weights, x).h, 1e-5)
+    stack: Any = StackedRNNCells((cell,))
+    carry = flax_rnn.zero_carry(stack, (B, D))
+    oracle.assert_close(flax_rnn.apply_cell(stack, (weights,), carry, x[:, 0])[1], outputs[:, 0], 1e-5)
+
+
 def test_a_cell_of_ones_own_names_what_it_likes() -> None:
     x = jnp.ones((B, T, D))
     np.testing.assert_array_equal(gates(Counter(), {}, x)["sum"], jnp.cumsum(x, 1))
