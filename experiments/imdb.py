@@ -5,13 +5,16 @@ embedding of 128, one recurrent layer of 128 units with dropout 0.2 and recurren
 batches of 32, 2 epochs.
 
     python experiments/imdb.py --cell all
+    python experiments/imdb.py predict "A film that one can only admire."
+
+The second command asks the models that the first has left; predict --help explains it.
 """
 
 import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 if __package__ in (None, ""):  # run as a file rather than with -m
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,7 +27,7 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from experiments import report, reviews
+from experiments import predict, report, reviews, saved
 from experiments.training import LAYERS, Classifier, Score, batches, compile_steps, evaluate, train_epoch
 from flax_rnn import runtime
 
@@ -71,7 +74,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     output = add("output")
     output.add_argument(
         "--output", type=Path, default=Path("runs/imdb"),
-        help="folder for results.json, table.md and learning_curves.png [%(default)s]",
+        help="folder for results.json, table.md, learning_curves.png, and of each cell the model of the first seed, as "
+        "CELL.safetensors and CELL.json [%(default)s]",
     )  # fmt: skip
     return parser.parse_args(arguments)
 
@@ -116,8 +120,10 @@ def summary(cell: str, arguments: argparse.Namespace, color: bool) -> str:
     return nnx.tabulate(model, tokens, depth=1, console_kwargs={"width": 100, "force_terminal": color})
 
 
-def train(cell: str, seed: int, data: reviews.Reviews, arguments: argparse.Namespace, console: Console) -> report.Run:
-    """Trains one model and evaluates it after each epoch."""
+def train(
+    cell: str, seed: int, data: reviews.Reviews, arguments: argparse.Namespace, console: Console
+) -> tuple[report.Run, nnx.State[Any, Any]]:
+    """Trains one model and evaluates it after each epoch; returns what was measured, and the weights."""
     model = build(cell, seed, arguments)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     state, steps = compile_steps(model, optimizer(arguments))
@@ -141,7 +147,7 @@ def train(cell: str, seed: int, data: reviews.Reviews, arguments: argparse.Names
             highlight=False,
             soft_wrap=True,
         )
-    return run
+    return run, state.params
 
 
 class Meter:
@@ -176,7 +182,11 @@ class Meter:
 
 
 def main(arguments: list[str] | None = None) -> list[report.Run]:
-    """Loads the reviews, trains and reports; returns what was measured."""
+    """Loads the reviews, trains and reports; returns what was measured. ``predict`` is a command of its own."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["predict"]:
+        predict.main(arguments[1:])
+        return []
     options = parse(arguments)
     runtime.keep_memory()
     console = Console() if sys.stdout.isatty() else Console(width=160)
@@ -194,13 +204,17 @@ def main(arguments: list[str] | None = None) -> list[report.Run]:
         raise SystemExit(1) from error
     console.print(f"Data: {data.name}, {len(data.train.labels):,} reviews to train, {len(data.test.labels):,} to test")
 
-    runs = []
+    runs: list[report.Run] = []
+    models: list[tuple[report.Run, nnx.State[Any, Any]]] = []
     for cell in LAYERS if options.cell == "all" else [options.cell]:
         print(summary(cell, options, console.is_terminal))
-        runs += [train(cell, options.seed + i, data, options, console) for i in range(options.seeds)]
+        trained = [train(cell, options.seed + i, data, options, console) for i in range(options.seeds)]
+        runs += [run for run, _ in trained]
+        models += trained[:1]
 
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     paths = report.write(runs, data.name, data.is_imdb, settings, options.output)
+    paths += [path for run, params in models for path in saved.save(options.output, run, params, data, settings)]
     report.show(runs, data.name, data.is_imdb, console)
     console.print("Wrote " + ", ".join(map(str, paths)), soft_wrap=True)
     return runs

@@ -55,12 +55,14 @@ class Reviews:
         name: which reviews these are, for every report of a result: `IMDB` or `GENERATED`.
         train, test: the splits.
         vocabulary: the word of each number, fewer than or exactly `num_words`.
+        words: all words of the training reviews, by rank; those beyond the vocabulary are rare.
     """
 
     name: str
     train: Split
     test: Split
     vocabulary: list[str]
+    words: list[str]
 
     @property
     def is_imdb(self) -> bool:
@@ -102,9 +104,9 @@ def load(
     ):
         if value < least:
             raise ValueError(f"{argument} must be at least {least}, got {value}")
-    name, train, test = _texts(source, data_dir, limit, seed)
+    name, train, test = load_texts(source, data_dir, limit, seed)
     words = rank(train.texts)
-    numbers = {word: number for number, word in enumerate(words, INDEX_FROM + 1)}
+    numbers = number(words)
 
     def split(texts: Texts) -> Split:
         return Split(
@@ -113,7 +115,7 @@ def load(
         )
 
     specials = ["<pad>", "<start>", "<rare>", "<unused>"]
-    return Reviews(name, split(train), split(test), (specials + words)[:num_words])
+    return Reviews(name, split(train), split(test), (specials + words)[:num_words], words)
 
 
 def tokenize(text: str) -> list[str]:
@@ -132,6 +134,11 @@ def rank(texts: Iterable[str]) -> list[str]:
     return [word for word, _ in counts.most_common()]
 
 
+def number(words: Sequence[str]) -> dict[str, int]:
+    """The number of each word, from words by rank."""
+    return {word: number for number, word in enumerate(words, INDEX_FROM + 1)}
+
+
 def encode(texts: Sequence[str], numbers: dict[str, int], *, num_words: int, maxlen: int) -> np.ndarray:
     """Turns N texts into an (N, maxlen) int32 array.
 
@@ -147,9 +154,10 @@ def encode(texts: Sequence[str], numbers: dict[str, int], *, num_words: int, max
     return tokens
 
 
-def _texts(
-    source: Source, data_dir: str | os.PathLike[str] | None, limit: int | None, seed: int
+def load_texts(
+    source: Source, data_dir: str | os.PathLike[str] | None = None, limit: int | None = None, seed: int = 0
 ) -> tuple[str, Texts, Texts]:
+    """What `load` numbers the words of: the name of the data set, and both splits; see there."""
     if source != "generated":
         try:
             train, test = _imdb(data_dir)

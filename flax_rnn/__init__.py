@@ -26,6 +26,7 @@ from flax_rnn.implementations.choice import choose as choose
 from flax_rnn.implementations.options import SequenceOptions as SequenceOptions
 from flax_rnn.layers.bidirectional import bidirectional as bidirectional
 from flax_rnn.layers.bidirectional import merge as merge
+from flax_rnn.layers.gates import gates as gates
 from flax_rnn.layers.rnn import rnn as rnn
 from flax_rnn.layers.stateful import LayerOptions as LayerOptions
 from flax_rnn.target import portable as portable

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax_rnn import _checks, activations, initializers, target
 from flax_rnn.cells.arguments import CellArguments, Dtype
 from flax_rnn.cells.dropout import DropoutMasks, draw_masks
-from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, dot
+from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, dot
 
 
 def accumulation_dtype(dtype: Dtype) -> Dtype:
@@ -184,6 +185,19 @@ class DenseCell(CellArguments, Cell):
         ends = itertools.accumulate(self.product_groups)
         groups = [gates[end - size : end] for size, end in zip(self.product_groups, ends, strict=True)]
         return tuple(jnp.stack(group) if len(group) > 1 else group[0] for group in groups)
+
+    def step(
+        self, weights: RecurrentWeights, carry: Any, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[Any, jax.Array]:
+        """The equations of the cell, which are in ``explain``: ``(carry, projected) -> (new carry, h')``."""
+        return self.explain(weights, carry, projected, affine)[:2]
+
+    @abstractmethod
+    def explain(
+        self, weights: RecurrentWeights, carry: Any, projected: tuple[jax.Array, ...], affine: Affine = affine
+    ) -> tuple[Any, jax.Array, Any]:
+        """The equations of the cell; see ``Cell.explain``."""
+        ...
 
     def recur(
         self, weights: RecurrentWeights, group: int, h: jax.Array, addends: Sequence[jax.Array], affine: Affine

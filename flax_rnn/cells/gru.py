@@ -1,7 +1,7 @@
 """Gated recurrent units."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,15 @@ from flax_rnn import activations
 from flax_rnn.cells.arguments import DenseArguments, Dtype
 from flax_rnn.cells.dense import DenseCell, RecurrentWeights, accumulation_dtype
 from flax_rnn.cells.protocol import Affine, Params, affine
+
+
+class GRUValues(NamedTuple):
+    """What a step of a GRU computes, each ``(B, H)``: the gates behind their activations, and the new state."""
+
+    z: jax.Array
+    r: jax.Array
+    n: jax.Array
+    h: jax.Array
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -61,10 +70,10 @@ class GRUCell(DenseCell, GRUArguments):
         del params
         return jnp.zeros_like(projected[0], dtype=accumulation_dtype(projected[0].dtype))
 
-    def step(
+    def explain(
         self, weights: RecurrentWeights, carry: jax.Array, projected: tuple[jax.Array, ...], affine: Affine = affine
-    ) -> tuple[jax.Array, jax.Array]:
-        """The equations above: ``(h, projected) -> (h', h')``."""
+    ) -> tuple[jax.Array, jax.Array, GRUValues]:
+        """The equations above: ``(h, projected) -> (h', h', values)``."""
         activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
         x_z, x_r, x_n = projected
         h = carry.astype(accumulation_dtype(x_z.dtype))
@@ -77,7 +86,8 @@ class GRUCell(DenseCell, GRUArguments):
             z, r = map(gate, self.recur(weights, 0, h, (x_z, x_r), affine))
             (n,) = map(activation, self.recur(weights, 1, r * h, (x_n,), affine))
         h = z * h + (1 - z) * n
-        return h.astype(carry.dtype), h.astype(x_z.dtype)
+        new = h.astype(carry.dtype)
+        return new, h.astype(x_z.dtype), GRUValues(z, r, n, new)
 
     def projected_bias(self, bias: jax.Array) -> jax.Array:
         """All but the recurrent bias of n where ``reset_after``."""

@@ -22,6 +22,17 @@ class LSTMCarry(NamedTuple):
     c: jax.Array
 
 
+class LSTMValues(NamedTuple):
+    """What a step of an LSTM computes, each ``(B, H)``: the gates behind their activations, and the new states."""
+
+    i: jax.Array
+    f: jax.Array
+    g: jax.Array
+    o: jax.Array
+    c: jax.Array
+    h: jax.Array
+
+
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class LSTMGates:
     """What an LSTM has beside the arguments of every cell.
@@ -54,15 +65,17 @@ class LSTMEquations(DenseCell):
         h = jnp.zeros_like(projected[0])
         return LSTMCarry(h, h.astype(accumulation_dtype(h.dtype)))
 
-    def step(
+    def explain(
         self, weights: RecurrentWeights, carry: LSTMCarry, projected: tuple[jax.Array, ...], affine: Affine = affine
-    ) -> tuple[LSTMCarry, jax.Array]:
-        """The equations of ``LSTMCell``: ``(LSTMCarry(h, c), projected) -> (LSTMCarry(h', c'), h')``."""
+    ) -> tuple[LSTMCarry, jax.Array, LSTMValues]:
+        """The equations of ``LSTMCell``: ``(LSTMCarry(h, c), projected) -> (LSTMCarry(h', c'), h', values)``."""
         activation, gate = activations.get(self.activation), activations.get(self.recurrent_activation)
         i, f, g, o = self.recur(weights, 0, carry.h, projected, affine)
-        c = gate(f) * carry.c.astype(f.dtype) + gate(i) * activation(g)
-        h = gate(o) * activation(c)
-        return LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype)), h.astype(projected[0].dtype)
+        i, f, g, o = gate(i), gate(f), activation(g), gate(o)
+        c = f * carry.c.astype(f.dtype) + i * g
+        h = o * activation(c)
+        new = LSTMCarry(h.astype(carry.h.dtype), c.astype(carry.c.dtype))
+        return new, h.astype(projected[0].dtype), LSTMValues(i, f, g, o, new.c, new.h)
 
     def _bias_initializer(self) -> initializers.Initializer:
         bias = initializers.get(self.bias_initializer)

@@ -32,6 +32,9 @@ Masks = Any
 Weights = Any
 """What ``prepare`` makes of the weights: a pytree of arrays that a step uses as they are."""
 
+Values = Any
+"""What a step computes on its way, by the names of the equations: a named tuple, or a tuple of them for a stack."""
+
 
 class Affine(Protocol):
     """``(operand (B, N), kernel (N, M), addend) -> operand @ kernel + addend``, summed in the dtype of ``addend``.
@@ -182,6 +185,34 @@ class Cell(Protocol):
     ) -> tuple[Carry, jax.Array]:
         """One step, ``(prepared weights, carry, projected inputs) -> (new carry of the same dtypes, output)``."""
         ...
+
+    def explain(
+        self, weights: Weights, carry: Carry, projected: Projected, affine: Affine = affine
+    ) -> tuple[Carry, jax.Array, Values]:
+        """``step``, and the values of the gates and states by name; by default ``None``, as nobody knows the names.
+
+        A cell that has names for them computes its step here, and ``step`` returns the first two.
+        """
+        return *self.step(weights, carry, projected, affine), None
+
+
+def names_values(cell: Cell) -> bool:
+    """Whether ``cell`` has an ``explain`` for the step that it takes, rather than for one that it overrides."""
+    for base in type(cell).__mro__:
+        if "explain" in vars(base):
+            return base is not Cell
+        if "step" in vars(base):
+            return False
+    return False
+
+
+def explain(
+    cell: Cell, weights: Weights, carry: Carry, projected: Projected, affine: Affine = affine
+) -> tuple[Carry, jax.Array, Values]:
+    """``cell.explain``, or ``None`` for the values of a cell without names for them."""
+    if names_values(cell):
+        return cell.explain(weights, carry, projected, affine)
+    return *cell.step(weights, carry, projected, affine), None
 
 
 MEMBERS = (

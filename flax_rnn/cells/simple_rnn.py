@@ -1,6 +1,7 @@
 """Elman's fully connected cell."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,12 @@ from flax_rnn import activations
 from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.dense import DenseCell, RecurrentWeights
 from flax_rnn.cells.protocol import Affine, Params, affine
+
+
+class SimpleRNNValues(NamedTuple):
+    """What a step computes: the new state ``(B, H)``."""
+
+    h: jax.Array
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -25,10 +32,11 @@ class SimpleRNNCell(DenseCell, DenseArguments):
         del params
         return jnp.zeros_like(projected[0])
 
-    def step(
+    def explain(
         self, weights: RecurrentWeights, carry: jax.Array, projected: tuple[jax.Array, ...], affine: Affine = affine
-    ) -> tuple[jax.Array, jax.Array]:
-        """The equation above: ``(h, projected) -> (h', h')``."""
+    ) -> tuple[jax.Array, jax.Array, SimpleRNNValues]:
+        """The equation above: ``(h, projected) -> (h', h', values)``."""
         (z,) = self.recur(weights, 0, carry, projected, affine)
         h = activations.get(self.activation)(z)
-        return h.astype(carry.dtype), h.astype(projected[0].dtype)
+        new = h.astype(carry.dtype)
+        return new, h.astype(projected[0].dtype), SimpleRNNValues(new)

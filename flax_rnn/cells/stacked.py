@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from flax_rnn.cells.dropout import layer_key
 from flax_rnn.cells.evaluate import bind_constants, output_shape, takes_constants
-from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, check_cell, dot
+from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, check_cell, dot, explain
 
 
 @dataclasses.dataclass(unsafe_hash=True)
@@ -113,14 +113,21 @@ class StackedRNNCells(Cell):
         self, weights: Any, carry: tuple[Any, ...], projected: Any, affine: Affine = affine
     ) -> tuple[tuple[Any, ...], jax.Array]:
         """The steps of all cells, one after the other."""
-        carries = []
+        return self.explain(weights, carry, projected, affine)[:2]
+
+    def explain(
+        self, weights: Any, carry: tuple[Any, ...], projected: Any, affine: Affine = affine
+    ) -> tuple[tuple[Any, ...], jax.Array, tuple[Any, ...]]:
+        """The same, and what each of the cells names."""
+        carries, values = [], []
         output: Any = None
         for index, (cell, (params, masks, prepared)) in enumerate(zip(self.cells, weights, strict=True)):
             if index > 0:
                 projected = cell.project(params, output, masks)
-            new, output = cell.step(prepared, carry[index], projected, affine)
+            new, output, own = explain(cell, prepared, carry[index], projected, affine)
             carries.append(new)
-        return tuple(carries), output
+            values.append(own)
+        return tuple(carries), output, tuple(values)
 
     def _start(self, params: Params, projected: Any, masks: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Zero carries and weights of every cell; each needs an example of its inputs, which is the output below."""

@@ -36,6 +36,7 @@ class Layer:
     reset_after: bool = True
     input_masks: list[Array] | None = None
     recurrent_masks: list[Array] | None = None
+    seen: dict[str, Array] = dataclasses.field(default_factory=dict[str, Array])  # what the last step computed
 
     @property
     def units(self) -> int:
@@ -65,16 +66,19 @@ class Layer:
 
         if self.kind == "SimpleRNNCell":
             new = act(from_input(0) + from_state(0, h))
+            self.seen = {"h": new}
             return [new], new
         if self.kind == "LSTMCell":
             i, f, g, o = (from_input(k) + from_state(k, h) for k in range(4))
             c = gate(f) * state[1] + gate(i) * act(g)
             new = gate(o) * act(c)
+            self.seen = {"i": gate(i), "f": gate(f), "g": act(g), "o": gate(o), "c": c, "h": new}
             return [new, c], new
         z = gate(from_input(0) + from_state(0, h))
         r = gate(from_input(1) + from_state(1, h))
         candidate = act(from_input(2) + (r * from_state(2, h) if self.reset_after else from_state(2, r * h)))
         new = z * h + (1 - z) * candidate
+        self.seen = {"z": z, "r": r, "n": candidate, "h": new}
         return [new], new
 
     def zero_state(self) -> list[Array]:

@@ -1,0 +1,138 @@
+"""A trained model in a folder: its weights, and what is needed to read a text as the training did.
+
+``CELL.safetensors`` has the weights, ``CELL.json`` the settings and all words of the training reviews by rank, which
+tell the number of each word, and which words the model has never met.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments import reviews
+from experiments.report import TITLES, Run
+from experiments.training import Classifier
+from flax_rnn import convert
+
+SIZES = ("num_words", "embedding", "units")
+"""The settings that decide the shapes of the weights."""
+
+
+class ModelUnavailable(RuntimeError):
+    """There is no such model, or its files are not those of one; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
+
+    Attributes:
+      cell: its recurrent layer, one of ``TITLES``.
+      data: the name of the reviews that it was trained on.
+      seed, accuracy: of the training, and on the test reviews behind it.
+      settings: the arguments of the training.
+      words: those of the training reviews, by rank.
+      classifier: the network, without dropout.
+    """
+
+    cell: str
+    data: str
+    seed: int
+    accuracy: float
+    settings: dict[str, Any]
+    words: list[str]
+    classifier: Classifier
+
+    def __str__(self) -> str:
+        return f"{TITLES[self.cell]} trained on {self.data}, seed {self.seed}, test accuracy {self.accuracy:.3f}"
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each word."""
+        return reviews.number(self.words)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """The texts as the training had them: ``(N, maxlen)`` int32."""
+        sizes = {name: self.settings[name] for name in ("num_words", "maxlen")}
+        return reviews.encode(texts, self.numbers, **sizes)
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        """How likely each of the texts is favourable, as the model has it."""
+        return np.asarray(jax.nn.sigmoid(self.classifier(jnp.asarray(self.encode(texts)))), np.float64).tolist()
+
+    def check(self, text: str) -> list[str]:
+        """The words of a text that the model has met, which are what it reads.
+
+        Raises:
+          ValueError: if there are none.
+        """
+        words = reviews.tokenize(text)
+        if not words:
+            raise ValueError("text: expected words, got none")
+        known = [word for word in words if word in self.numbers]
+        if not known:
+            raise ValueError(f"text: expected a word that the training reviews have, got none in {words[:10]}")
+        return known
+
+
+def save(
+    folder: Path, run: Run, params: nnx.State[Any, Any], data: reviews.Reviews, settings: dict[str, Any]
+) -> list[Path]:
+    """Writes a model to ``folder``, in place of an earlier one of its cell, and returns the paths of the two files."""
+    weights, about = _paths(folder, run.cell)
+    convert.save_safetensors(weights, nnx.to_pure_dict(params))
+    content = {
+        "cell": run.cell, "data": data.name, "seed": run.seed, "accuracy": run.test[-1].accuracy,
+        "settings": settings, "words": data.words,
+    }  # fmt: skip
+    about.write_text(json.dumps(content) + "\n")
+    return [weights, about]
+
+
+def load(folder: Path, cell: str) -> Model:
+    """Reads what ``save`` wrote.
+
+    Raises:
+      ModelUnavailable: if it is not there, or broken.
+    """
+    weights, about = _paths(folder, cell)
+    if not (weights.is_file() and about.is_file()):
+        raise ModelUnavailable(
+            f"there is no {TITLES[cell]} in {folder}: train one by "
+            f"`python experiments/imdb.py --cell {cell} --output {folder}`"
+        )
+    try:
+        content = json.loads(about.read_text())
+        sizes = {name: content["settings"][name] for name in SIZES}
+        classifier = Classifier(cell, **sizes, dropout=0.0, recurrent_dropout=0.0, rngs=nnx.Rngs(0))
+        state = nnx.state(classifier, nnx.Param)
+        nnx.replace_by_pure_dict(state, convert.load_safetensors(weights, nnx.to_pure_dict(state)))
+        nnx.update(classifier, state)
+        return Model(**content, classifier=classifier)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelUnavailable(f"{about} and {weights} are not those of a model: {error!r}") from error
+
+
+def load_all(folder: Path, cell: str | None) -> list[Model]:
+    """The model of ``cell``, or of all cells that there are.
+
+    Raises:
+      ModelUnavailable: if there is none, or one is broken.
+    """
+    found = [name for name in TITLES if all(path.is_file() for path in _paths(folder, name))]
+    if cell is None and not found:
+        raise ModelUnavailable(
+            f"there is no model in {folder}: train one by `python experiments/imdb.py --output {folder}`"
+        )
+    return [load(folder, name) for name in (found if cell is None else [cell])]
+
+
+def _paths(folder: Path, cell: str) -> tuple[Path, Path]:
+    return folder / f"{cell}.safetensors", folder / f"{cell}.json"
