@@ -31,8 +31,8 @@ class LinenModel(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
         """A number for each step of each row."""
-        x = nn.RNN(self.cell, name="rnn")(x, seq_lengths=lengths)
-        return nn.Dense(1, name="dense")(x)
+        outputs: Any = nn.RNN(self.cell, name="rnn")(x, seq_lengths=lengths)
+        return nn.Dense(1, name="dense")(outputs)
 
 
 class NnxModel(nnx.Module):
@@ -44,7 +44,8 @@ class NnxModel(nnx.Module):
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
         """A number for each step of each row."""
-        return self.dense(self.rnn(x, seq_lengths=lengths))
+        outputs: Any = self.rnn(x, seq_lengths=lengths)
+        return self.dense(outputs)
 
 
 def difference(x: jax.Array, one: Callable[[jax.Array], Any], other: Callable[[jax.Array], Any]) -> float:
@@ -53,7 +54,8 @@ def difference(x: jax.Array, one: Callable[[jax.Array], Any], other: Callable[[j
     def both(run: Callable[[jax.Array], Any]) -> Any:
         return run(x), jax.grad(lambda x: jnp.sum(jnp.sin(run(x))))(x)
 
-    differences = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), both(one), both(other))
+    results = jax.jit(lambda: (both(one), both(other)))()
+    differences = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), *results)
     return float(max(jax.tree.leaves(differences)))
 
 
@@ -71,7 +73,7 @@ def function(model: nnx.Module) -> Callable[..., Any]:
 def in_linen(x: jax.Array, lengths: jax.Array) -> dict[str, float]:
     """Ours in theirs, and theirs in ours."""
     theirs, ours = LinenModel(nn.OptimizedLSTMCell(UNITS)), LinenModel(flax_rnn.linen.LSTMCell(UNITS))
-    params = theirs.init(jax.random.key(0), x, lengths)["params"]
+    params: Any = theirs.init(jax.random.key(0), x, lengths)["params"]
     converted = params | {"cell": convert.from_flax(params["cell"])}
     layer = flax_rnn.linen.RNN(cell=nn.OptimizedLSTMCell(UNITS), return_sequences=True)
     return {

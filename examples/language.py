@@ -66,11 +66,11 @@ def next_character(model: Model, tokens: jax.Array, key: jax.Array) -> jax.Array
     return jax.random.categorical(key, model(tokens)[:, -1:] / 0.7)
 
 
-def pieces(text: np.ndarray, rows: int) -> list[np.ndarray]:
+def pieces(text: np.ndarray, rows: int) -> list[jax.Array]:
     """Rows of ``text`` side by side, cut into pieces ``(rows, PIECE + 1)``, each of which ends as the next begins."""
     count = (len(text) - 1) // (rows * PIECE)
     inputs, following = (text[i:][: rows * count * PIECE].reshape(rows, count, PIECE) for i in (0, 1))
-    return [np.concatenate([inputs[:, i], following[:, i, -1:]], 1) for i in range(count)]
+    return [jnp.concatenate([inputs[:, i], following[:, i, -1:]], 1) for i in range(count)]
 
 
 def evaluate(model: Model, text: np.ndarray, forget: bool = False) -> float:
@@ -109,9 +109,9 @@ def main(steps: int = 800, units: int = 256, written: int = 400) -> Bits:
             print(f"{step + 1} steps: {value / np.log(2):.2f} bits per character")
 
     reset_state(model, batch=1)
-    answer = [np.searchsorted(alphabet, np.frombuffer(b"The statement ", np.uint8))[None]]
+    answer = [jnp.searchsorted(jnp.asarray(alphabet), np.frombuffer(b"The statement ", np.uint8))[None]]
     for key in jax.random.split(jax.random.key(0), written):
-        answer.append(np.asarray(next_character(model, answer[-1], key)))
+        answer.append(next_character(model, answer[-1], key))
     print("\n" + bytes(alphabet[np.concatenate(answer, 1)[0]]).decode() + "\n")
 
     bits = Bits(evaluate(model, test), evaluate(model, test, forget=True), bits_of_pairs(train, test, len(alphabet)))

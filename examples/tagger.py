@@ -6,7 +6,8 @@ together can tell.
 
     python examples/tagger.py
 
-trains all three and prints how many letters get the right tag: about 0.84 in one direction, 1.00 in both.
+trains all three and prints how many letters get the right tag: all of them in both directions, and in one no more than
+where the answer is always no, which is right for 0.84 of them.
 """
 
 import string
@@ -90,6 +91,7 @@ def main(steps: int = 400) -> dict[Directions, float]:
     tokens, tags = draw(np.random.default_rng(1), 1000)
     scores: dict[Directions, float] = {}
     guessed: Any = None
+    print(f"always no: accuracy {1 - np.mean(tags, where=tokens > CLOSE):.3f}")
     directions: tuple[Directions, ...] = ("forwards", "backwards", "both")
     for way in directions:
         model = Tagger(way)
