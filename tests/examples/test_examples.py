@@ -1,0 +1,76 @@
+"""The examples, smaller where that is enough, do what they say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples import in_flax, language, streaming, tagger, translate
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
+
+
+def test_only_both_directions_tell_what_is_in_brackets() -> None:
+    scores = tagger.main(steps=200)
+    assert scores["both"] > 0.97
+    # They answer no, which is right for 0.84 of the letters.
+    assert scores["forwards"] < 0.88 and scores["backwards"] < 0.88
+
+
+def test_tags_are_those_of_the_definition() -> None:
+    tokens, tags = tagger.draw(np.random.default_rng(2), 50)
+    for row, expected in zip(tokens, tags, strict=True):
+        text = "".join(tagger.ALPHABET[token] for token in row)
+        found = [
+            character.isalpha()
+            and bool(re.search(r"\([^()]*$", text[:place]))
+            and bool(re.match(r"[^()]*\)", text[place:]))
+            for place, character in enumerate(text)
+        ]
+        assert found == expected.tolist()
+
+
+def test_a_small_translator_learns() -> None:
+    score = translate.main(steps=500, units=64)
+    # Without having read anything 0.45 of the characters can be guessed, and one of 73,049 days.
+    assert score.characters > 0.6
+    assert score.dates > 0.01
+
+
+@pytest.mark.full
+def test_the_translator_translates_new_dates() -> None:
+    assert translate.main().dates > 0.95
+
+
+def test_the_language_model_knows_more_than_pairs_and_needs_its_state() -> None:
+    bits = language.main(steps=250, units=128, written=20)
+    assert bits.model < bits.forgetful - 0.05
+    assert bits.forgetful < bits.pairs
+    # Nobody foresees text as well as that without having seen it.
+    assert bits.model > 1
+
+
+def test_frames_give_what_the_sequence_gives() -> None:
+    *same, forgetful = streaming.main(frames=20).values()
+    assert len(same) == 4 and max(same) < 1e-5
+    assert forgetful > 0.1
+
+
+def test_cells_give_the_same_in_flax_and_here() -> None:
+    differences = in_flax.main(rows=3, steps=7)
+    assert len(differences) == 5 and max(differences.values()) < 1e-5
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "path", [path for path in EXAMPLES if path.stem in ("streaming", "in_flax")], ids=lambda p: p.stem
+)
+def test_an_example_runs_as_its_docstring_says(path: Path) -> None:
+    assert f"python examples/{path.name}" in path.read_text()
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "e-0" in done.stdout
