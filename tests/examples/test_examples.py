@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
 
 
+@pytest.mark.full
 def test_only_both_directions_tell_what_is_in_brackets() -> None:
     scores = tagger.main(steps=200)
     assert scores["both"] > 0.97
@@ -34,6 +35,7 @@ def test_tags_are_those_of_the_definition() -> None:
         assert found == expected.tolist()
 
 
+@pytest.mark.full
 def test_a_small_translator_learns() -> None:
     score = translate.main(steps=500, units=64)
     # Without having read anything 0.45 of the characters can be guessed, and one of 73,049 days.
@@ -46,6 +48,7 @@ def test_the_translator_translates_new_dates() -> None:
     assert translate.main().dates > 0.95
 
 
+@pytest.mark.full
 def test_the_language_model_knows_more_than_pairs_and_needs_its_state() -> None:
     bits = language.main(steps=250, units=128, written=20)
     assert bits.model < bits.forgetful - 0.05
