@@ -63,6 +63,11 @@ class Pen:
         self.parts.append(f'<circle class="op" cx="{x:g}" cy="{y:g}" r="14"/>')
         self.text(x, y + 6, sign)
 
+    def bar(self, left: float, top: float, width: float, height: float, colour: str) -> None:
+        """A quantity."""
+        size = f'x="{left:g}" y="{top:g}" width="{width:.1f}" height="{height:g}"'
+        self.parts.append(f'<rect class="{colour}" {size} rx="2"/>')
+
     def dot(self, x: float, y: float, colour: str) -> None:
         """Where a wire branches."""
         kind = "gate-dot" if colour == "gate" else colour
