@@ -35,7 +35,9 @@ class Run:
       every: how many steps a point of ``curve`` stands for.
       curve: scores of the training batches, with dropout.
       train, test: scores of both splits at the end of each epoch, without.
-      seconds, reviews: time spent in training, with compilation and without evaluation, and reviews seen in it.
+      seconds: of each epoch's training, without evaluation; those of the first one with compilation.
+      test_seconds: of each evaluation of the test reviews.
+      reviews: how many were seen in training.
     """
 
     cell: str
@@ -45,13 +47,14 @@ class Run:
     curve: list[Score] = field(default_factory=list)
     train: list[Score] = field(default_factory=list)
     test: list[Score] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    test_seconds: list[float] = field(default_factory=list)
     reviews: int = 0
 
     @property
     def reviews_per_second(self) -> float:
         """Speed of the training."""
-        return self.reviews / self.seconds
+        return self.reviews / sum(self.seconds)
 
 
 def environment() -> dict[str, str]:
