@@ -147,7 +147,7 @@ def plot(runs: Sequence[Run], data: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for color, (cell, group) in enumerate(by_cell(runs).items()):
         for number, run in enumerate(group):
             style: dict[str, Any] = {"color": f"C{color}"}
@@ -166,7 +166,9 @@ def plot(runs: Sequence[Run], data: str, path: Path) -> None:
     for panel, name in zip(panels, Score._fields, strict=True):
         panel.set(xlabel="epoch", ylabel=name, title=f"{name}: {data}")
         panel.grid(alpha=0.3)
-    panels[1].legend(loc="lower right", fontsize="small")
+    # Below the panels, as within one it would lie on whichever curve ends there; a column for each cell.
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(by_cell(runs)), fontsize="small", frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
