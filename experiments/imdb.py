@@ -135,11 +135,13 @@ def train(
         with Meter(label, len(order), console) as meter:
             epoch_batches = batches(*data.train, arguments.batch_size, order)
             state, curve = train_epoch(steps, state, epoch_batches, every=CURVE_STEPS, report=meter.update)
-        run.seconds += time.perf_counter() - start
+        run.seconds.append(time.perf_counter() - start)
         run.reviews += len(order)
         run.curve += curve
         run.train.append(evaluate(steps, state, *data.train))
+        start = time.perf_counter()
         run.test.append(evaluate(steps, state, *data.test))
+        run.test_seconds.append(time.perf_counter() - start)
         console.print(
             f"{label}: train loss {run.train[-1].loss:.4f} accuracy {run.train[-1].accuracy:.4f}, "
             f"test loss {run.test[-1].loss:.4f} accuracy {run.test[-1].accuracy:.4f}, "
