@@ -26,12 +26,13 @@ def ours(cell: str, seed: int, path: str, settings: dict[str, Any]) -> dict[str,
     runtime.keep_memory()
     from rich.console import Console
 
-    from experiments import imdb, reviews, training
+    from experiments import reviews, trainer, training
 
     assert training.EVALUATION_BATCH == EVALUATION_BATCH
     train, test = load(path)
     data = reviews.Reviews(settings["data"], reviews.Split(*train), reviews.Split(*test), [], [])
-    run, _ = imdb.train(cell, seed, data, argparse.Namespace(**settings), Console(stderr=True))
+    options = argparse.Namespace(**settings, validation=0.0, patience=None)
+    run, _ = trainer.train(cell, seed, data, options, Console(stderr=True))
     return {
         "parameters": run.parameters,
         "train": run.train[-1]._asdict(),

@@ -33,7 +33,7 @@ def ours(cell: str) -> Workload:
     import optax
     from flax import nnx
 
-    from experiments.training import Classifier, batches, compile_steps, train_epoch
+    from experiments.training import Classifier, batches, compile_steps, train_steps
 
     model = Classifier(
         cell, num_words=NUM_WORDS, embedding=UNITS, units=UNITS, dropout=RATE, recurrent_dropout=RATE, rngs=nnx.Rngs(0)
@@ -55,7 +55,8 @@ def ours(cell: str) -> Workload:
 
     def train(tokens: np.ndarray, labels: np.ndarray) -> None:
         nonlocal state
-        state, _ = train_epoch(steps, state, batches(tokens, labels, BATCH, np.arange(len(labels))))
+        for after, _ in train_steps(steps, state, batches(tokens, labels, BATCH, np.arange(len(labels)))):
+            state = after
 
     return predict, train
 

@@ -17,12 +17,16 @@ from rich.table import Table
 
 import flax_rnn
 from benchmarks import processor
+from experiments.files import replace
 from experiments.training import Score
 
 PUBLISHED = {"simple_rnn": Score(0.528, 0.739), "lstm": Score(0.391, 0.828), "gru": Score(0.370, 0.838)}
 """Test loss and accuracy on IMDB that we set out to reproduce, at the default settings."""
 
 TITLES = {"simple_rnn": "SimpleRNN", "lstm": "LSTM", "gru": "GRU"}
+
+
+FILES = ("results.json", "table.md", "learning_curves.png")
 
 
 @dataclass
@@ -34,7 +38,8 @@ class Run:
       parameters: how many the model has.
       every: how many steps a point of ``curve`` stands for.
       curve: scores of the training batches, with dropout.
-      train, test: scores of both splits at the end of each epoch, without.
+      train, validation, test: scores of each split at the end of each epoch, without; ``validation`` is empty where no
+        reviews are held out.
       seconds: of each epoch's training, without evaluation; those of the first one with compilation.
       test_seconds: of each evaluation of the test reviews.
       reviews: how many were seen in training.
@@ -46,6 +51,7 @@ class Run:
     every: int
     curve: list[Score] = field(default_factory=list)
     train: list[Score] = field(default_factory=list)
+    validation: list[Score] = field(default_factory=list)
     test: list[Score] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     test_seconds: list[float] = field(default_factory=list)
@@ -55,6 +61,23 @@ class Run:
     def reviews_per_second(self) -> float:
         """Speed of the training."""
         return self.reviews / sum(self.seconds)
+
+    @property
+    def best(self) -> int:
+        """The epoch, from 1 on, whose weights are kept: that with the least loss on held-out reviews, or the last."""
+        losses = [score.loss for score in self.validation]
+        return 1 + losses.index(min(losses)) if losses else len(self.test)
+
+    def kept(self, split: str) -> Score:
+        """The score of the weights that are kept on ``"train"`` or ``"test"``."""
+        return getattr(self, split)[self.best - 1]
+
+    def __str__(self) -> str:
+        scores = [("train", self.train[-1]), ("test", self.test[-1])]
+        if self.validation:
+            scores.insert(1, ("validation", self.validation[-1]))
+        parts = [f"{name} loss {score.loss:.4f} accuracy {score.accuracy:.4f}" for name, score in scores]
+        return ", ".join([*parts, f"{self.reviews_per_second:,.0f} reviews/s"])
 
 
 def environment() -> dict[str, str]:
@@ -94,11 +117,11 @@ def table(runs: Sequence[Run], data: str, is_imdb: bool) -> Table:
 
     published = "published" if is_imdb else "published (IMDB)"
     row("parameters", lambda run: run.parameters, ",.0f")
-    row("train accuracy", lambda run: run.train[-1].accuracy)
-    row("train loss", lambda run: run.train[-1].loss)
-    row("test accuracy", lambda run: run.test[-1].accuracy)
+    row("train accuracy", lambda run: run.kept("train").accuracy)
+    row("train loss", lambda run: run.kept("train").loss)
+    row("test accuracy", lambda run: run.kept("test").accuracy)
     row(f"{published} test accuracy", lambda run: PUBLISHED[run.cell].accuracy)
-    row("test loss", lambda run: run.test[-1].loss)
+    row("test loss", lambda run: run.kept("test").loss)
     row(f"{published} test loss", lambda run: PUBLISHED[run.cell].loss)
     row("reviews/s", lambda run: run.reviews_per_second, ",.0f")
     return result
@@ -119,25 +142,36 @@ def markdown(runs: Sequence[Run], data: str, is_imdb: bool) -> str:
 
 def write(runs: Sequence[Run], data: str, is_imdb: bool, settings: dict[str, Any], folder: Path) -> list[Path]:
     """Writes ``results.json``, ``table.md`` and ``learning_curves.png`` to ``folder`` and returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     results = {
         "data": data,
         "is_imdb": is_imdb,
         "settings": settings,
         "environment": environment(),
         "published_on_imdb": {name: PUBLISHED[name]._asdict() for name in by_cell(runs)},
-        "runs": [_as_json(run) for run in runs],
+        "runs": [as_json(run) for run in runs],
     }
-    paths = [folder / name for name in ("results.json", "table.md", "learning_curves.png")]
-    paths[0].write_text(json.dumps(results, indent=1) + "\n")
-    paths[1].write_text(markdown(runs, data, is_imdb))
+    paths = [folder / name for name in FILES]
+    replace(paths[0], json.dumps(results, indent=1) + "\n")
+    replace(paths[1], markdown(runs, data, is_imdb))
     plot(runs, data, paths[2])
     return paths
 
 
-def _as_json(run: Run) -> dict[str, Any]:
-    scores = {name: [score._asdict() for score in getattr(run, name)] for name in ("curve", "train", "test")}
-    return asdict(run) | scores | {"reviews_per_second": run.reviews_per_second}
+SCORES = ("curve", "train", "validation", "test")
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """A run as JSON has it."""
+    scores = {name: [score._asdict() for score in getattr(run, name)] for name in SCORES}
+    speed = {"reviews_per_second": run.reviews_per_second} if run.reviews else {}
+    return asdict(run) | scores | speed
+
+
+def from_json(found: dict[str, Any]) -> Run:
+    """The inverse."""
+    rest = {name: value for name, value in found.items() if name not in (*SCORES, "reviews_per_second")}
+    scores: dict[str, Any] = {name: [Score(**score) for score in found[name]] for name in SCORES}
+    return Run(**rest, **scores)
 
 
 def plot(runs: Sequence[Run], data: str, path: Path) -> None:

@@ -89,7 +89,7 @@ def save(
     weights, about = _paths(folder, run.cell)
     convert.save_safetensors(weights, nnx.to_pure_dict(params))
     content = {
-        "cell": run.cell, "data": data.name, "seed": run.seed, "accuracy": run.test[-1].accuracy,
+        "cell": run.cell, "data": data.name, "seed": run.seed, "accuracy": run.kept("test").accuracy,
         "settings": settings, "words": data.words,
     }  # fmt: skip
     about.write_text(json.dumps(content) + "\n")
@@ -134,5 +134,11 @@ def load_all(folder: Path, cell: str | None) -> list[Model]:
     return [load(folder, name) for name in (found if cell is None else [cell])]
 
 
+def names(cell: str) -> tuple[str, str]:
+    """The files of a model."""
+    return f"{cell}.safetensors", f"{cell}.json"
+
+
 def _paths(folder: Path, cell: str) -> tuple[Path, Path]:
-    return folder / f"{cell}.safetensors", folder / f"{cell}.json"
+    weights, about = names(cell)
+    return folder / weights, folder / about

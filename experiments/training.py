@@ -1,7 +1,8 @@
 """The model of the experiment, one step of its training, and a pass over a data set."""
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from numpy.typing import ArrayLike
 
 from flax_rnn import runtime
 from flax_rnn.nnx import GRU, LSTM, SimpleRNN
@@ -17,6 +19,9 @@ LAYERS = {"simple_rnn": SimpleRNN, "lstm": LSTM, "gru": GRU}
 """The recurrent layer of each ``--cell``."""
 
 EVALUATION_BATCH = 500
+
+BEYOND_MEASURE = 1e6
+"""A mean loss that no training comes back from; guessing has 0.7."""
 
 
 class Classifier(nnx.Module):
@@ -115,50 +120,34 @@ def batches(tokens: np.ndarray, labels: np.ndarray, size: int, order: np.ndarray
         )
 
 
-def mean(sums: list[np.ndarray]) -> Score:
+def mean(sums: Sequence[ArrayLike]) -> Score:
     """The means that the sums of several batches amount to."""
     loss, correct, reviews = np.sum(np.asarray(sums, np.float64), axis=0).tolist()
     return Score(loss / reviews, correct / reviews)
 
 
-def train_epoch(
-    steps: Steps,
-    state: State,
-    batches: Iterator[Batch],
-    *,
-    every: int = 20,
-    report: Callable[[int, Score], None] = lambda reviews, score: None,
-) -> tuple[State, list[Score]]:
-    """One pass of training, which calls ``report(reviews seen, their mean score)`` after ``every`` steps.
+def train_steps(
+    steps: Steps, state: State, batches: Iterator[Batch], every: int = 20
+) -> Iterator[tuple[State, list[np.ndarray]]]:
+    """Trains, and gives the state and the sums of the batches after each ``every`` steps, and behind the last.
 
-    Returns the new state and the scores of each ``every`` steps. They are fetched that rarely so that the device
-    does not have to wait for Python.
+    The sums are fetched that rarely so that the device does not have to wait for Python. The next step takes the state
+    for its own, so that it has to be copied by whoever wants to keep it.
 
     Raises:
-      FloatingPointError: if the loss is no longer finite.
+      FloatingPointError: if the loss is no longer finite, or beyond all measure.
     """
-    seen: list[np.ndarray] = []
-    waiting: list[jax.Array] = []
-    curve: list[Score] = []
-
-    def collect() -> None:
-        sums = jax.device_get(waiting)
-        waiting.clear()
-        if not sums:
-            return
-        seen.extend(sums)
-        curve.append(mean(sums))
-        if not np.isfinite(curve[-1].loss):
-            raise FloatingPointError(f"the loss became {curve[-1].loss} within {len(seen)} steps")
-        report(int(sum(s[2] for s in seen)), mean(seen))
-
-    for batch in batches:
-        state, sums = steps.train(state, batch)
-        waiting.append(sums)
-        if len(waiting) == every:
-            collect()
-    collect()
-    return state, curve
+    done = 0
+    while chunk := tuple(itertools.islice(batches, every)):
+        waiting: list[jax.Array] = []
+        for batch in chunk:
+            state, sums = steps.train(state, batch)
+            waiting.append(sums)
+        fetched = jax.device_get(waiting)
+        done += len(chunk)
+        if not (loss := mean(fetched).loss) < BEYOND_MEASURE:  # nor is it, if it is not a number
+            raise FloatingPointError(f"the loss became {loss} within {done} steps")
+        yield state, fetched
 
 
 def evaluate(steps: Steps, state: State, tokens: np.ndarray, labels: np.ndarray) -> Score:

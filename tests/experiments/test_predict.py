@@ -1,5 +1,6 @@
 """A saved model is the same when it is loaded, and reads texts as in training; what ``predict`` says and refuses."""
 
+import argparse
 import io
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import imdb, predict, report, reviews, saved
+from experiments import imdb, predict, report, reviews, saved, trainer
 from experiments.training import LAYERS, Score
 
 SETTINGS: Any = {"num_words": 60, "embedding": 4, "units": 5, "maxlen": 12, "dropout": 0.2, "recurrent_dropout": 0.2}
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data: reviews.Reviews) -> P
 
 
 def build(cell: str, seed: int) -> Any:
-    return imdb.build(cell, seed, imdb.argparse.Namespace(**SETTINGS))
+    return trainer.build(cell, seed, argparse.Namespace(**SETTINGS))
 
 
 @pytest.mark.parametrize("cell", LAYERS)

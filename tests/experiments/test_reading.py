@@ -1,5 +1,6 @@
 """What ``experiments/gates.py`` says of a text: numbers, pictures, what it refuses, and the page that shows it."""
 
+import argparse
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import gates, imdb, report, reviews, saved
+from experiments import gates, report, reviews, saved, trainer
 from experiments.training import LAYERS, Score
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     data = reviews.load("generated", num_words=200, maxlen=12, limit=60)
     for cell in LAYERS:
-        model: Any = imdb.build(cell, 0, imdb.argparse.Namespace(**SETTINGS))
+        model: Any = trainer.build(cell, 0, argparse.Namespace(**SETTINGS))
         model.embedding.embedding[...] *= 40
         model.dense.bias[...] += 0.3
         saved.save(

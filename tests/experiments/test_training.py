@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.training import LAYERS, Classifier, Score, batches, compile_steps, evaluate, mean, train_epoch
+from experiments.training import LAYERS, Classifier, Score, batches, compile_steps, evaluate, mean, train_steps
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(1, 50, (70, 9)).astype(np.int32)
@@ -89,8 +89,9 @@ def run(seed: int, epochs: int = 1) -> tuple[Any, list[Score]]:
     curve: list[Score] = []
     for epoch in range(epochs):
         order = np.random.default_rng(epoch).permutation(len(LABELS))
-        state, scores = train_epoch(steps, state, batches(TOKENS, LABELS, 8, order), every=4)
-        curve += scores
+        for after, sums in train_steps(steps, state, batches(TOKENS, LABELS, 8, order), every=4):
+            state = after
+            curve.append(mean(sums))
     return jax.tree.map(np.asarray, nnx.to_pure_dict(state.params)), curve
 
 
@@ -114,13 +115,11 @@ def test_training_draws_new_dropout_masks_at_each_step() -> None:
 def test_training_learns_a_rule_and_reports_on_the_way() -> None:
     state, steps = compile_steps(build("gru", dropout=0.0), optax.adam(1e-2))
     seen: list[int] = []
-    curve: Any = None
     for _ in range(30):
-        state, curve = train_epoch(
-            steps, state, batches(TOKENS, LABELS, 16, np.arange(70)), every=2,
-            report=lambda reviews, score: seen.append(reviews),
-        )  # fmt: skip
-    assert seen[:3] == [32, 64, 70] and len(curve) == 3
+        for after, sums in train_steps(steps, state, batches(TOKENS, LABELS, 16, np.arange(70)), every=2):
+            state = after
+            seen.append(int(sum(one[2] for one in sums)))
+    assert seen == [32, 32, 6] * 30
     assert evaluate(steps, state, TOKENS, LABELS).accuracy > 0.95
 
 
@@ -128,4 +127,5 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     state, steps = compile_steps(build(), optax.sgd(1e38))
     with pytest.raises(FloatingPointError, match="the loss became"):
         for _ in range(3):
-            state, _ = train_epoch(steps, state, batches(TOKENS, LABELS, 16, np.arange(70)), every=2)
+            for after, _ in train_steps(steps, state, batches(TOKENS, LABELS, 16, np.arange(70)), every=2):
+                state = after

@@ -1,0 +1,118 @@
+"""The command line of the experiment; what cannot be trained is refused here, before anything starts."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.reviews import INDEX_FROM
+from experiments.training import LAYERS
+
+
+def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``description`` is a line, and what stands below the options."""
+    head, _, rest = description.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="imdb.py", description=head, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _add_model(parser.add_argument_group("model"))
+    _add_training(parser.add_argument_group("training"))
+    _add_data(parser.add_argument_group("data"))
+    _add_output(parser.add_argument_group("output"))
+    options = parser.parse_args(arguments)
+    if options.patience is not None and not options.validation:
+        parser.error(
+            "argument --patience: expected --validation beside it, as stopping early looks at held-out reviews"
+        )
+    if options.every is not None and options.checkpoint is None:
+        parser.error("argument --every: expected --checkpoint DIR beside it")
+    return options
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (argparse has no public name for it)
+    add = group.add_argument
+    add("--cell", choices=[*LAYERS, "all"], default="lstm", help="recurrent layer, or all three in turn [%(default)s]")
+    add("--units", type=_count(), default=128, help="size of the recurrent layer [%(default)s]")
+    add("--embedding", type=_count(), default=128, help="size of the word vectors [%(default)s]")
+    add("--dropout", type=_rate, default=0.2, help="rate on the layer's inputs [%(default)s]")
+    add("--recurrent-dropout", type=_rate, default=0.2, help="rate on its state [%(default)s]")
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
+    add = group.add_argument
+    add("--epochs", type=_count(), default=2, help="passes over the reviews [%(default)s]")
+    add("--batch-size", type=_count(), default=32, help="reviews in a step [%(default)s]")
+    add("--learning-rate", type=_positive, default=1e-3, help="of Adam [%(default)s]")
+    add("--seed", type=_count(0), default=0, help="of weights, dropout and the order of reviews [%(default)s]")
+    add("--seeds", type=_count(), default=1, help="train with so many seeds, from --seed on [%(default)s]")
+    add(
+        "--validation", type=_rate, default=0.0, metavar="SHARE",
+        help="share of the training reviews, the last ones, that is held out; the model with the least loss on them is "
+        "the one that is kept [%(default)s]",
+    )  # fmt: skip
+    add("--patience", type=_count(), metavar="EPOCHS", help="stop after so many epochs in which that loss did not fall")
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
+    add = group.add_argument
+    add(
+        "--data", choices=("auto", "imdb", "generated"), default="auto",
+        help="imdb: the real reviews; generated: made-up ones; auto: the real ones, or else, after a warning, the "
+        "made-up ones [%(default)s]",
+    )  # fmt: skip
+    add("--data-dir", help="folder of TensorFlow Datasets [$TFDS_DATA_DIR or ~/tensorflow_datasets]")
+    add("--num-words", type=_count(INDEX_FROM + 1), default=10_000, help="size of the vocabulary [%(default)s]")
+    add("--maxlen", type=_count(), default=80, help="words of a review, the last ones [%(default)s]")
+    add("--limit", type=_count(), help="reviews in each split, for a quick look [all]")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
+    add = group.add_argument
+    add(
+        "--output", type=Path, default=Path("runs/imdb"),
+        help="folder for results.json, table.md, learning_curves.png, and of each cell the model of the first seed, as "
+        "CELL.safetensors and CELL.json [%(default)s]",
+    )  # fmt: skip
+    add(
+        "--checkpoint", type=Path, metavar="DIR",
+        help="folder for all that training changes; the same command goes on from there, and ends as if it had never "
+        "been interrupted",
+    )  # fmt: skip
+    add("--every", type=_count(), metavar="STEPS", help="save after so many steps, and after each epoch [250]")
+
+
+def _count(least: int = 1) -> Callable[[str], int]:
+    """Whole numbers from ``least`` on."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text}")
+        return value
+
+    return read
+
+
+def _number(text: str) -> float:
+    """NaN for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a rate in [0, 1), got {text}")
+    return value
