@@ -30,8 +30,8 @@ from benchmarks.tables import markdown
 from benchmarks.timing import machine
 from benchmarks.workers import Worker, exit_on_termination
 from experiments import imdb, reviews
+from experiments.model import LAYERS
 from experiments.report import PUBLISHED, TITLES
-from experiments.training import LAYERS
 
 ENVIRONMENTS = {"flax_rnn": {}, "Keras": {"KERAS_BACKEND": "jax"}}
 SETTINGS = (

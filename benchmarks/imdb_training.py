@@ -4,7 +4,6 @@ Ours is the training of ``experiments/imdb.py``, with its settings of the runtim
 ``evaluate`` on the backend that ``KERAS_BACKEND`` names; its process imports nothing of flax_rnn.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -26,12 +25,13 @@ def ours(cell: str, seed: int, path: str, settings: dict[str, Any]) -> dict[str,
     runtime.keep_memory()
     from rich.console import Console
 
-    from experiments import reviews, trainer, training
+    from experiments import imdb, reviews, trainer, training
 
     assert training.EVALUATION_BATCH == EVALUATION_BATCH
     train, test = load(path)
     data = reviews.Reviews(settings["data"], reviews.Split(*train), reviews.Split(*test), [], [])
-    options = argparse.Namespace(**settings, validation=0.0, patience=None)
+    options = imdb.parse([])
+    vars(options).update(settings)
     run, _ = trainer.train(cell, seed, data, options, Console(stderr=True))
     return {
         "parameters": run.parameters,

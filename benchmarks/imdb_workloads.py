@@ -33,7 +33,8 @@ def ours(cell: str) -> Workload:
     import optax
     from flax import nnx
 
-    from experiments.training import Classifier, batches, compile_steps, train_steps
+    from experiments.model import Classifier
+    from experiments.training import batches, compile_steps, train_steps
 
     model = Classifier(
         cell, num_words=NUM_WORDS, embedding=UNITS, units=UNITS, dropout=RATE, recurrent_dropout=RATE, rngs=nnx.Rngs(0)

@@ -22,8 +22,8 @@ import numpy as np
 import flax_rnn
 from experiments import reviews, saved
 from experiments.drawing import Heat, Lines, draw
+from experiments.model import LAYERS
 from experiments.report import TITLES
-from experiments.training import LAYERS
 
 LONGEST = 40
 """Words of a short review at most."""
@@ -87,7 +87,9 @@ def read(model: saved.Model, text: str) -> Reading:
     """
     words = model.check(text)[-model.settings["maxlen"] :]
     network = model.classifier
-    cell = network.recurrent.cell
+    if not isinstance(network.recurrent, tuple(LAYERS.values())):
+        raise ValueError("model: expected one with a single layer of one direction")
+    cell: Any = network.recurrent.cell
     inputs = network.embedding(jnp.asarray(model.encode([text])))
     values: Any = flax_rnn.gates(cell.core, cell.weights(), inputs)
     states = jnp.pad(values.h[0], ((1, 0), (0, 0)))  # the state ahead of all steps

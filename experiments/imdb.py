@@ -24,14 +24,14 @@ from flax import nnx
 from rich.console import Console
 
 from experiments import files, options, predict, report, reviews, saved, trainer
+from experiments.model import LAYERS, build
 from experiments.terminal import Stop, patient_output
-from experiments.training import LAYERS
 from flax_rnn import runtime
 
 EVERY = 250
 """Steps between two saves, by default."""
 
-NOT_OF_A_TRAINING = ("cell", "seed", "seeds", "epochs", "patience", "output", "checkpoint", "every", "data", "data_dir")
+NOT_OF_A_TRAINING = ("cell", "seed", "seeds", "patience", "output", "checkpoint", "every", "data", "data_dir")
 """Options that may change when a training goes on: what is trained is the same."""
 
 
@@ -43,7 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def summary(cell: str, chosen: argparse.Namespace, color: bool) -> str:
     """The model layer by layer, with shapes and counts of parameters."""
     # Without dropout, whose keys nnx.tabulate would count as parameters.
-    model = trainer.build(cell, chosen.seed, chosen, dropout=0.0, recurrent_dropout=0.0)
+    model = build(cell, chosen.seed, chosen, dropout=0.0, recurrent_dropout=0.0)
     tokens = np.zeros((chosen.batch_size, chosen.maxlen), np.int32)
     return nnx.tabulate(model, tokens, depth=1, console_kwargs={"width": 100, "force_terminal": color})
 
@@ -74,6 +74,8 @@ def open_store(cell: str, seed: int, data: reviews.Reviews, chosen: argparse.Nam
     for part in (*data.train, *data.test):
         found.update(part.tobytes())
     settings = {name: value for name, value in vars(chosen).items() if name not in NOT_OF_A_TRAINING}
+    if chosen.schedule == "constant":  # otherwise the number of steps decides about each of them
+        del settings["epochs"]
     settings |= {"cell": cell, "seed": seed, "data": data.name, "digest of the data": found.hexdigest()}
     return Store(chosen.checkpoint / f"{cell}-{seed}", settings, chosen.every or EVERY)
 

@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.model import DTYPES, LAYERS
+from experiments.optimizers import SCHEDULES
 from experiments.reviews import INDEX_FROM
-from experiments.training import LAYERS
 
 
 def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -34,8 +35,14 @@ def _add_model(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (argp
     add("--cell", choices=[*LAYERS, "all"], default="lstm", help="recurrent layer, or all three in turn [%(default)s]")
     add("--units", type=_count(), default=128, help="size of the recurrent layer [%(default)s]")
     add("--embedding", type=_count(), default=128, help="size of the word vectors [%(default)s]")
+    add("--layers", type=_count(), default=1, help="recurrent layers on top of each other [%(default)s]")
+    add("--bidirectional", action="store_true", help="read in both directions, with twice the outputs")
     add("--dropout", type=_rate, default=0.2, help="rate on the layer's inputs [%(default)s]")
     add("--recurrent-dropout", type=_rate, default=0.2, help="rate on its state [%(default)s]")
+    add(
+        "--dtype", choices=[*DTYPES], default="float32",
+        help="of the computation; weights, sums and states stay float32 [%(default)s]",
+    )  # fmt: skip
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
@@ -43,6 +50,10 @@ def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (a
     add("--epochs", type=_count(), default=2, help="passes over the reviews [%(default)s]")
     add("--batch-size", type=_count(), default=32, help="reviews in a step [%(default)s]")
     add("--learning-rate", type=_positive, default=1e-3, help="of Adam [%(default)s]")
+    add("--schedule", choices=SCHEDULES, default="constant", help="of the learning rate, down to 0 [%(default)s]")
+    add("--warmup", type=_count(0), default=0, metavar="STEPS", help="steps in which it rises first [%(default)s]")
+    add("--clip", type=_positive, metavar="NORM", help="gradients of a larger norm are scaled down to it [none are]")
+    add("--weight-decay", type=_not_negative, default=0.0, help="of matrices, as in AdamW [%(default)s]")
     add("--seed", type=_count(0), default=0, help="of weights, dropout and the order of reviews [%(default)s]")
     add("--seeds", type=_count(), default=1, help="train with so many seeds, from --seed on [%(default)s]")
     add(
@@ -108,6 +119,13 @@ def _positive(text: str) -> float:
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
     return value
 
 

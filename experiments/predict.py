@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from experiments import reviews, saved
-from experiments.training import LAYERS
+from experiments.model import LAYERS
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -4,6 +4,7 @@
 tell the number of each word, and which words the model has never met.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +18,9 @@ import numpy as np
 from flax import nnx
 
 from experiments import reviews
+from experiments.model import Classifier, build
 from experiments.report import TITLES, Run
-from experiments.training import Classifier
 from flax_rnn import convert
-
-SIZES = ("num_words", "embedding", "units")
-"""The settings that decide the shapes of the weights."""
 
 
 class ModelUnavailable(RuntimeError):
@@ -110,8 +108,7 @@ def load(folder: Path, cell: str) -> Model:
         )
     try:
         content = json.loads(about.read_text())
-        sizes = {name: content["settings"][name] for name in SIZES}
-        classifier = Classifier(cell, **sizes, dropout=0.0, recurrent_dropout=0.0, rngs=nnx.Rngs(0))
+        classifier = build(cell, 0, argparse.Namespace(**content["settings"]), dropout=0.0, recurrent_dropout=0.0)
         state = nnx.state(classifier, nnx.Param)
         nnx.replace_by_pure_dict(state, convert.load_safetensors(weights, nnx.to_pure_dict(state)))
         nnx.update(classifier, state)

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from rich.console import Console
 
 from experiments import report, reviews
 from experiments.checkpoints import Store
+from experiments.model import build
+from experiments.optimizers import optimizer
 from experiments.terminal import Meter, Stop
-from experiments.training import Classifier, State, Steps, batches, compile_steps, evaluate, mean, train_steps
+from experiments.training import State, Steps, batches, compile_steps, evaluate, mean, train_steps
 
 CURVE_STEPS = 20
 """How many steps one point of a learning curve stands for; a training can stop and be saved behind each of them."""
@@ -50,26 +51,6 @@ class Snapshot:
     def arrays(self) -> Any:
         """What is not for JSON."""
         return {"state": self.state, **({} if self.kept is None else {"kept": self.kept})}
-
-
-def build(cell: str, seed: int, options: argparse.Namespace, **changes: float) -> Classifier:
-    """A model with fresh weights; ``changes`` replace options."""
-    options = argparse.Namespace(**vars(options) | changes)
-    return Classifier(
-        cell,
-        num_words=options.num_words,
-        embedding=options.embedding,
-        units=options.units,
-        dropout=options.dropout,
-        recurrent_dropout=options.recurrent_dropout,
-        rngs=nnx.Rngs(seed),
-    )
-
-
-def optimizer(options: argparse.Namespace) -> optax.GradientTransformation:
-    """Keras' Adam, whose epsilon of 1e-7 is added before the second moment's bias is corrected, not after."""
-    adam = optax.inject_hyperparams(optax.adam)
-    return adam(options.learning_rate, eps=lambda step: 1e-7 / jnp.sqrt(1 - 0.999 ** (step + 1.0)))
 
 
 def hold_out(data: reviews.Reviews, share: float) -> tuple[reviews.Split, reviews.Split]:
@@ -109,8 +90,9 @@ def train(
     """
     model = build(cell, seed, options)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    state, steps = compile_steps(model, optimizer(options))
     train, held = hold_out(data, options.validation)
+    in_all = options.epochs * -(-len(train.labels) // options.batch_size)
+    state, steps = compile_steps(model, optimizer(options, in_all))
     now = Snapshot(report.Run(cell, seed, parameters, CURVE_STEPS), state)
     if store is not None and (found := store.restore({"state": state, "kept": state.params})) is not None:
         arrays, about = found

@@ -1,4 +1,4 @@
-"""The model of the experiment, one step of its training, and a pass over a data set."""
+"""One step of training, and a pass over a data set."""
 
 import functools
 import itertools
@@ -13,42 +13,11 @@ from flax import nnx
 from numpy.typing import ArrayLike
 
 from flax_rnn import runtime
-from flax_rnn.nnx import GRU, LSTM, SimpleRNN
-
-LAYERS = {"simple_rnn": SimpleRNN, "lstm": LSTM, "gru": GRU}
-"""The recurrent layer of each ``--cell``."""
 
 EVALUATION_BATCH = 500
 
 BEYOND_MEASURE = 1e6
 """A mean loss that no training comes back from; guessing has 0.7."""
-
-
-class Classifier(nnx.Module):
-    """``tokens (B, T) -> logits (B,)``: an embedding, a recurrent layer that reads to the end, and a dense unit.
-
-    Initial weights are drawn as Keras draws them.
-    """
-
-    def __init__(
-        self,
-        cell: str,
-        *,
-        num_words: int,
-        embedding: int,
-        units: int,
-        dropout: float,
-        recurrent_dropout: float,
-        rngs: nnx.Rngs,
-    ):
-        uniform = functools.partial(jax.random.uniform, minval=-0.05, maxval=0.05)
-        self.embedding = nnx.Embed(num_words, embedding, embedding_init=uniform, rngs=rngs)
-        self.recurrent = LAYERS[cell](embedding, units, dropout=dropout, recurrent_dropout=recurrent_dropout, rngs=rngs)
-        self.dense = nnx.Linear(units, 1, kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs)
-
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """See above."""
-        return self.dense(self.recurrent(self.embedding(tokens)))[:, 0]
 
 
 class Batch(NamedTuple):

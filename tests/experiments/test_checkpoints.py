@@ -20,6 +20,7 @@ from rich.console import Console
 from experiments import imdb, report, reviews, trainer
 from experiments.checkpoints import Store
 from experiments.files import Refused, prepare, replace
+from experiments.model import build
 from experiments.terminal import Stop
 from experiments.training import Score
 
@@ -87,7 +88,7 @@ def test_what_is_kept_is_the_epoch_with_the_least_loss_on_held_out_reviews() -> 
     run, params = trainer.train("simple_rnn", 0, DATA, chosen, SILENT)
     losses = [score.loss for score in run.validation]
     assert run.best == 1 + int(np.argmin(losses)) and len(losses) == min(6, run.best + 2)
-    model = trainer.build("simple_rnn", 0, chosen)
+    model = build("simple_rnn", 0, chosen)
     nnx.update(model, params)
     model.eval()
     _, (tokens, labels) = trainer.hold_out(DATA, 0.25)

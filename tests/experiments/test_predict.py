@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import imdb, predict, report, reviews, saved, trainer
-from experiments.training import LAYERS, Score
+from experiments import imdb, predict, report, reviews, saved
+from experiments.model import LAYERS, build
+from experiments.training import Score
 
 SETTINGS: Any = {"num_words": 60, "embedding": 4, "units": 5, "maxlen": 12, "dropout": 0.2, "recurrent_dropout": 0.2}
 
@@ -27,12 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, data: reviews.Reviews) -> P
     path = tmp_path_factory.mktemp("models")
     for seed, cell in enumerate(LAYERS):
         run = report.Run(cell, seed, 0, 1, test=[Score(0.7, 0.625)])
-        saved.save(path, run, nnx.state(build(cell, seed), nnx.Param), data, SETTINGS)
+        saved.save(path, run, nnx.state(fresh(cell, seed), nnx.Param), data, SETTINGS)
     return path
 
 
-def build(cell: str, seed: int) -> Any:
-    return trainer.build(cell, seed, argparse.Namespace(**SETTINGS))
+def fresh(cell: str, seed: int) -> Any:
+    return build(cell, seed, argparse.Namespace(**SETTINGS))
 
 
 @pytest.mark.parametrize("cell", LAYERS)
@@ -40,7 +41,7 @@ def test_a_loaded_model_has_the_weights_and_numbers_words_as_in_training(
     cell: str, folder: Path, data: reviews.Reviews
 ) -> None:
     model = saved.load(folder, cell)
-    original = build(cell, [*LAYERS].index(cell))
+    original = fresh(cell, [*LAYERS].index(cell))
     original.eval()
     texts = reviews.load_texts("generated", limit=40)[2].texts
     np.testing.assert_array_equal(model.encode(texts), data.test.tokens)

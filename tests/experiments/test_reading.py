@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import gates, report, reviews, saved, trainer
-from experiments.training import LAYERS, Score
+from experiments import gates, report, reviews, saved
+from experiments.model import LAYERS, build
+from experiments.training import Score
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: Any = {
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     data = reviews.load("generated", num_words=200, maxlen=12, limit=60)
     for cell in LAYERS:
-        model: Any = trainer.build(cell, 0, argparse.Namespace(**SETTINGS))
+        model: Any = build(cell, 0, argparse.Namespace(**SETTINGS))
         model.embedding.embedding[...] *= 40
         model.dense.bias[...] += 0.3
         saved.save(

@@ -9,7 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments.training import LAYERS, Classifier, Score, batches, compile_steps, evaluate, mean, train_steps
+from experiments.model import LAYERS, Classifier
+from experiments.training import Score, batches, compile_steps, evaluate, mean, train_steps
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(1, 50, (70, 9)).astype(np.int32)
