@@ -36,7 +36,18 @@ class RecurrentWeights(NamedTuple):
 
 
 class DenseCell(CellArguments, Cell):
-    """Base of the cells whose gates are ``x @ kernel + h @ recurrent_kernel + bias``."""
+    """Base of the cells whose gates are ``x @ kernel + h @ recurrent_kernel + bias``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import flax_rnn
+      >>> cell = flax_rnn.{name}({H})
+      >>> params = cell.init_params(jax.random.key(0), 3)  # for inputs of 3 features
+      >>> x = jnp.ones({x})  # 2 sequences of 5 steps
+      >>> flax_rnn.rnn(cell, params, x, return_sequences=True).shape
+      {y}
+    """
 
     num_gates: ClassVar[int] = 1
     units: Any  # an argument of most cells
