@@ -35,6 +35,7 @@ html_theme = "furo"
 html_title = "flax_rnn"
 html_copy_source = False
 html_math_renderer = "mathml"
+highlight_language = "none"  # of what follows "::", as equations do
 html_theme_options = {"navigation_with_keys": True}
 templates_path = ["_templates"]
 

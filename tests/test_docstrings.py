@@ -38,7 +38,8 @@ def classes(*faces: ModuleType) -> list[Any]:
 
 def section(thing: Any, title: str) -> str:
     """What is indented below a title."""
-    found = re.search(rf"^{title}:\n((?:  .*\n?|\n(?=  ))+)", thing.__doc__ + "\n", re.MULTILINE)
+    text = inspect.cleandoc(thing.__doc__) + "\n"
+    found = re.search(rf"^{title}:\n((?:  .*\n?|\n(?=  ))+)", text, re.MULTILINE)
     return found[1] if found else ""
 
 
@@ -101,10 +102,11 @@ def test_all_have_a_summary_errors_and_no_width_without_end(cls: Any) -> None:
     assert not re.search(r"[{}]|\bAttributes:", cls.__doc__.replace('rngs={"dropout": key}', ""))
 
 
-@pytest.mark.parametrize("cls", classes(*FACES))
+@pytest.mark.parametrize("cls", [*classes(*FACES), pytest.param(flax_rnn.gates, id="gates")])
 def test_examples_run(cls: Any) -> None:
     example = doctest.DocTestParser().get_doctest(section(cls, "Example"), {}, cls.__name__, None, None)
     assert any(f"{cls.__name__}(" in one.source for one in example.examples)
+    assert max(len(line) for line in section(cls, "Example").split("\n")) <= 80  # what fits on a page
     assert any(re.fullmatch(r"\(\d+(, \d+)+\)\n", one.want) for one in example.examples)  # a shape
     printed: list[str] = []
     assert doctest.DocTestRunner(verbose=False).run(example, out=printed.append).failed == 0, "".join(printed)

@@ -41,11 +41,11 @@ class DenseCell(CellArguments, Cell):
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> import flax_rnn
-      >>> cell = flax_rnn.{name}({H})
-      >>> params = cell.init_params(jax.random.key(0), 3)  # for inputs of 3 features
+      >>> from flax_rnn import {name}, rnn
+      >>> cell = {name}({H})
+      >>> params = cell.init_params(jax.random.key(0), 3)  # for 3 features
       >>> x = jnp.ones({x})  # 2 sequences of 5 steps
-      >>> flax_rnn.rnn(cell, params, x, return_sequences=True).shape
+      >>> rnn(cell, params, x, return_sequences=True).shape
       {y}
     """
 

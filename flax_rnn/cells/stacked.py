@@ -31,10 +31,11 @@ class StackedRNNCells(Cell):
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> import flax_rnn
-      >>> stack = flax_rnn.StackedRNNCells([flax_rnn.LSTMCell(4), flax_rnn.GRUCell(6)])
-      >>> params = stack.init_params(jax.random.key(0), 3)  # for inputs of 3 features
-      >>> outputs, carry = flax_rnn.rnn(stack, params, jnp.ones((2, 5, 3)), return_state=True)
+      >>> from flax_rnn import GRUCell, LSTMCell, StackedRNNCells, rnn
+      >>> stack = StackedRNNCells([LSTMCell(4), GRUCell(6)])
+      >>> params = stack.init_params(jax.random.key(0), 3)  # for 3 features
+      >>> x = jnp.ones((2, 5, 3))  # 2 sequences of 5 steps
+      >>> outputs, carry = rnn(stack, params, x, return_state=True)
       >>> outputs.shape
       (2, 6)
       >>> jax.tree.map(jnp.shape, carry)

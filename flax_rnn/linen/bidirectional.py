@@ -34,9 +34,9 @@ class Bidirectional(nn.Module):
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> import flax_rnn.linen
-      >>> layer = flax_rnn.linen.Bidirectional(flax_rnn.linen.GRU(4, return_sequences=True))
-      >>> x = jnp.ones((2, 5, 3))
+      >>> from flax_rnn.linen import GRU, Bidirectional
+      >>> layer = Bidirectional(GRU(4, return_sequences=True))
+      >>> x = jnp.ones((2, 5, 3))  # 2 sequences of 5 steps
       >>> outputs, variables = layer.init_with_output(jax.random.key(0), x)
       >>> outputs.shape
       (2, 5, 8)

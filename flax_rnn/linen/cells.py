@@ -48,8 +48,9 @@ class CoreCell(WeightedCell):
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> import flax_rnn.linen
-      >>> cell = flax_rnn.linen.CoreCell(flax_rnn.LSTMCell(4))
+      >>> from flax_rnn import LSTMCell
+      >>> from flax_rnn.linen import CoreCell
+      >>> cell = CoreCell(LSTMCell(4))
       >>> x = jnp.ones((2, 3))  # one step of 2 sequences
       >>> carry = cell.initialize_carry(jax.random.key(0), x.shape)
       >>> variables = cell.init(jax.random.key(0), carry, x)
@@ -78,8 +79,8 @@ class DenseCellModule(WeightedCell):
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> import flax_rnn.linen
-      >>> cell = flax_rnn.linen.{name}({H})
+      >>> from flax_rnn.linen import {name}
+      >>> cell = {name}({H})
       >>> x = jnp.ones({step})  # one step of 2 sequences
       >>> carry = cell.initialize_carry(jax.random.key(0), x.shape)
       >>> variables = cell.init(jax.random.key(0), carry, x)

@@ -45,7 +45,7 @@ class Layer(nn.Module, LayerOptions, kw_only=True):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
-        """The carry for one step of inputs of ``input_shape`` ``(*batch, D)``; as the cell's."""
+        """The carry to start from, zeros as of the cell, for one step of inputs of ``input_shape`` ``(*batch, D)``."""
         raise NotImplementedError
 
     @nn.nowrap
@@ -131,17 +131,18 @@ class RNN(Layer):
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> import flax_rnn.linen
-      >>> cells = [flax_rnn.linen.LSTMCell(4), flax_rnn.linen.GRUCell(6)]
-      >>> layer = flax_rnn.linen.RNN(cells, return_sequences=True, return_state=True)
-      >>> x = jnp.ones((2, 5, 3))
+      >>> import flax_rnn
+      >>> from flax_rnn.linen import RNN, GRUCell, LSTMCell
+      >>> cells = [LSTMCell(4), GRUCell(6)]
+      >>> layer = RNN(cells, return_sequences=True, return_state=True)
+      >>> x = jnp.ones((2, 5, 3))  # 2 sequences of 5 steps
       >>> variables = layer.init(jax.random.key(0), x)
       >>> outputs, carry = layer.apply(variables, x)
       >>> outputs.shape
       (2, 5, 6)
       >>> jax.tree.map(jnp.shape, carry)
       (LSTMCarry(h=(2, 4), c=(2, 4)), (2, 6))
-      >>> layer = flax_rnn.linen.RNN(flax_rnn.SimpleRNNCell(4))  # or one of your own
+      >>> layer = RNN(flax_rnn.SimpleRNNCell(4))  # of the core, or your own
       >>> layer.init_with_output(jax.random.key(0), x)[0].shape
       (2, 4)
 
@@ -175,12 +176,12 @@ class DenseLayer(Layer):
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> import flax_rnn.linen
-      >>> layer = flax_rnn.linen.{name}({H}, return_sequences=True, return_state=True)
+      >>> from flax_rnn.linen import {name}
+      >>> layer = {name}({H}, return_sequences=True)
       >>> x = jnp.ones({x})  # 2 sequences of 5 steps
       >>> variables = layer.init(jax.random.key(0), x)
-      >>> outputs, carry = layer.apply(variables, x, seq_lengths=jnp.array([5, 3]))  # of which the second one has 3
-      >>> outputs.shape
+      >>> lengths = jnp.array([5, 3])  # of which 3 count in the second one
+      >>> layer.apply(variables, x, seq_lengths=lengths).shape
       {y}
       >>> sorted(variables["params"]["cell"])
       ['bias', 'kernel', 'recurrent_kernel']

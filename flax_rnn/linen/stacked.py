@@ -36,8 +36,8 @@ class StackedRNNCells(CellModule):
     Example:
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> import flax_rnn.linen
-      >>> stack = flax_rnn.linen.StackedRNNCells([flax_rnn.linen.LSTMCell(4), flax_rnn.linen.GRUCell(6)])
+      >>> from flax_rnn.linen import GRUCell, LSTMCell, StackedRNNCells
+      >>> stack = StackedRNNCells([LSTMCell(4), GRUCell(6)])
       >>> x = jnp.ones((2, 3))  # one step of 2 sequences
       >>> carry = stack.initialize_carry(jax.random.key(0), x.shape)
       >>> variables = stack.init(jax.random.key(0), carry, x)

@@ -36,9 +36,10 @@ class Bidirectional(nnx.Module):
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> import flax_rnn.nnx
+      >>> from flax_rnn.nnx import GRU, Bidirectional
       >>> rngs = nnx.Rngs(0)
-      >>> layer = flax_rnn.nnx.Bidirectional(flax_rnn.nnx.GRU(3, 4, return_sequences=True, rngs=rngs), rngs=rngs)
+      >>> forward = GRU(3, 4, return_sequences=True, rngs=rngs)
+      >>> layer = Bidirectional(forward, rngs=rngs)
       >>> layer(jnp.ones((2, 5, 3))).shape
       (2, 5, 8)
 

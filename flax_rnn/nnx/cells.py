@@ -71,8 +71,9 @@ class CoreCell(WeightedCell):
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> import flax_rnn.nnx
-      >>> cell = flax_rnn.nnx.CoreCell(flax_rnn.LSTMCell(4), 3, rngs=nnx.Rngs(0))
+      >>> from flax_rnn import LSTMCell
+      >>> from flax_rnn.nnx import CoreCell
+      >>> cell = CoreCell(LSTMCell(4), 3, rngs=nnx.Rngs(0))
       >>> x = jnp.ones((2, 3))  # one step of 2 sequences
       >>> carry, output = cell(cell.initialize_carry(x.shape), x)
       >>> output.shape
@@ -118,8 +119,8 @@ class DenseCellModule(WeightedCell):
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> import flax_rnn.nnx
-      >>> cell = flax_rnn.nnx.{name}(3, {H}, rngs=nnx.Rngs(0))
+      >>> from flax_rnn.nnx import {name}
+      >>> cell = {name}(3, {H}, rngs=nnx.Rngs(0))
       >>> x = jnp.ones({step})  # one step of 2 sequences
       >>> carry, output = cell(cell.initialize_carry(x.shape), x)
       >>> output.shape

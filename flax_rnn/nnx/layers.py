@@ -41,7 +41,10 @@ class Layer(BaseModule, LayerOptions):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         carry_init: Callable[..., jax.Array] | None = None,
     ) -> Carry:
-        """The carry for one step of inputs of ``input_shape`` ``(*batch, D)``; as the cell's."""
+        """The carry to start from, for one step of inputs of ``input_shape`` ``(*batch, D)``.
+
+        It is that of the cell: zeros, or what ``carry_init`` makes of a key from ``rngs``, a shape and a dtype.
+        """
         given = {} if carry_init is None else {"carry_init": carry_init}
         return view(self.cell).initialize_carry(input_shape, rngs, **given)
 
@@ -130,17 +133,19 @@ class RNN(Layer):
       >>> import jax
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> import flax_rnn.nnx
+      >>> import flax_rnn
+      >>> from flax_rnn.nnx import RNN, GRUCell, LSTMCell
       >>> rngs = nnx.Rngs(0)
-      >>> cells = [flax_rnn.nnx.LSTMCell(3, 4, rngs=rngs), flax_rnn.nnx.GRUCell(4, 6, rngs=rngs)]
-      >>> layer = flax_rnn.nnx.RNN(cells, return_sequences=True, return_state=True)
-      >>> outputs, carry = layer(jnp.ones((2, 5, 3)))
+      >>> cells = [LSTMCell(3, 4, rngs=rngs), GRUCell(4, 6, rngs=rngs)]
+      >>> layer = RNN(cells, return_sequences=True, return_state=True)
+      >>> x = jnp.ones((2, 5, 3))  # 2 sequences of 5 steps
+      >>> outputs, carry = layer(x)
       >>> outputs.shape
       (2, 5, 6)
       >>> jax.tree.map(jnp.shape, carry)
       (LSTMCarry(h=(2, 4), c=(2, 4)), (2, 6))
-      >>> layer = flax_rnn.nnx.RNN(flax_rnn.SimpleRNNCell(4), in_features=3, rngs=rngs)  # or one of your own
-      >>> layer(jnp.ones((2, 5, 3))).shape
+      >>> cell = flax_rnn.SimpleRNNCell(4)  # of the core, or one of your own
+      >>> RNN(cell, in_features=3, rngs=rngs)(x).shape
       (2, 4)
 
     Source: ``keras.layers.RNN``.
@@ -174,11 +179,12 @@ class DenseLayer(Layer):
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> import flax_rnn.nnx
-      >>> layer = flax_rnn.nnx.{name}(3, {H}, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
+      >>> from flax_rnn.nnx import {name}
+      >>> rngs = nnx.Rngs(0)
+      >>> layer = {name}(3, {H}, return_sequences=True, rngs=rngs)
       >>> x = jnp.ones({x})  # 2 sequences of 5 steps
-      >>> outputs, carry = layer(x, seq_lengths=jnp.array([5, 3]))  # of which the second one has 3
-      >>> outputs.shape
+      >>> lengths = jnp.array([5, 3])  # of which 3 count in the second one
+      >>> layer(x, seq_lengths=lengths).shape
       {y}
       >>> sorted(layer.cell.weights())
       ['bias', 'kernel', 'recurrent_kernel']

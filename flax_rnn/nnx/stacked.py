@@ -32,10 +32,10 @@ class StackedRNNCells(CellModule):
       >>> import jax
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> import flax_rnn.nnx
+      >>> from flax_rnn.nnx import GRUCell, LSTMCell, StackedRNNCells
       >>> rngs = nnx.Rngs(0)
-      >>> cells = [flax_rnn.nnx.LSTMCell(3, 4, rngs=rngs), flax_rnn.nnx.GRUCell(4, 6, rngs=rngs)]
-      >>> stack = flax_rnn.nnx.StackedRNNCells(cells)
+      >>> cells = [LSTMCell(3, 4, rngs=rngs), GRUCell(4, 6, rngs=rngs)]
+      >>> stack = StackedRNNCells(cells)
       >>> x = jnp.ones((2, 3))  # one step of 2 sequences
       >>> carry, output = stack(stack.initialize_carry(x.shape), x)
       >>> output.shape
