@@ -29,14 +29,15 @@ sys.path.insert(0, str(ROOT))
 
 project = "flax_rnn"
 copyright = "the flax_rnn authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "figures/**"]
 html_theme = "furo"
 html_title = "flax_rnn"
 html_copy_source = False
 html_math_renderer = "mathml"
+highlight_language = "none"  # of what follows "::", as equations do
 html_theme_options = {"navigation_with_keys": True}
-templates_path: list[str] = []
+templates_path = ["_templates"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -45,6 +46,8 @@ suppress_warnings = ["myst.header"]
 
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Weights", "params_style"), ("Call arguments", "params_style")]
+autosummary_generate = True  # a page for each class of the lists in api/, in api/classes/
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_class_signature = "mixed"

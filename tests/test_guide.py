@@ -63,7 +63,7 @@ def test_figures_are_what_their_script_draws(drawn: dict[str, str]) -> None:
 @pytest.mark.parametrize("module", [flax_rnn, flax_rnn.nnx, flax_rnn.linen], ids=["core", "nnx", "linen"])
 def test_the_reference_has_every_public_name(module: ModuleType) -> None:
     text = "".join(path.read_text() for path in (DOCS / "api").glob("*.rst"))
-    named = {*re.findall(rf"^\.\. auto\w+:: {re.escape(module.__name__)}\.(\w+)$", text, re.MULTILINE)}
+    named = {*re.findall(rf"^(?:\.\. auto\w+::|  ) ~?{re.escape(module.__name__)}\.(\w+)$", text, re.MULTILINE)}
     public = {
         name
         for name, value in vars(module).items()
