@@ -103,8 +103,8 @@ def bidirectional(
       **options (Any): the others of ``rnn``.
 
     Returns:
-      ``outputs`` in the compute dtype: what ``merge_mode`` makes of those of both directions, which are ``(B, H)``, or
-      ``(B, T, H)`` with ``return_sequences``. Concatenated they have ``2 H`` features, and for ``None`` they are a
+      ``outputs`` in the compute dtype, which ``merge_mode`` makes of those of both directions. These are ``(B, H)``, or
+      ``(B, T, H)`` with ``return_sequences``; concatenated they have ``2 H`` features, and for ``None`` they are a
       pair. With ``return_state`` it is ``(outputs, (forward carry, backward carry))``.
 
     Source: Schuster & Paliwal 1997, "Bidirectional Recurrent Neural Networks"; ``keras.layers.Bidirectional``.

@@ -53,8 +53,9 @@ def gates(
         ``"fused"`` and ``"scan"`` can show what is within a step.
 
     Returns:
-      Arrays ``(B, T, H)``, or ``(T, B, H)`` where ``time_major``: ``LSTMValues(i, f, g, o, c, h)`` for an LSTM, also of
-      convolutions, ``GRUValues(z, r, n, h)``, ``SimpleRNNValues(h)``; for a stack a tuple with those of each cell.
+      ``LSTMValues(i, f, g, o, c, h)`` for an LSTM, also of convolutions, ``GRUValues(z, r, n, h)``, or
+      ``SimpleRNNValues(h)``, of arrays ``(B, T, H)``, or ``(T, B, H)`` where ``time_major``; for a stack a tuple with
+      those of each cell.
 
     Raises:
       TypeError: for a cell that does not name its values, for ``return_sequences`` and ``return_state``, and as

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
+from flax_rnn._docstrings import describe_call
 from flax_rnn.cells.dropout import Dropout
 from flax_rnn.cells.evaluate import bind_constants
 from flax_rnn.cells.protocol import Carry, Cell, Masks, Params, check_cell
@@ -34,6 +35,7 @@ def rnn(
 def rnn(cell: Cell, params: Params, inputs: ArrayLike, *, return_state: bool, **arguments: Any) -> Any: ...
 
 
+@describe_call()
 def rnn(
     cell: Cell,
     params: Params,
@@ -68,7 +70,7 @@ def rnn(
         each cell that takes them gets them.
       dropout_key: the key of the dropout masks when training; ``None`` for no dropout.
       dropout_masks: the masks themselves, as ``cell.dropout_masks`` draws them; in place of ``dropout_key``.
-      **options: the fields of ``SequenceOptions``: ``return_sequences``, ``return_state``, ``go_backwards``,
+      **options (Any): the fields of ``SequenceOptions``: ``return_sequences``, ``return_state``, ``go_backwards``,
         ``keep_order``, ``unroll``, ``zero_output_for_mask``, ``time_major``, ``checkpoint_every``, ``implementation``.
 
     Returns:

@@ -161,7 +161,7 @@ class RNN(Layer):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
-        """As for every layer."""
+        """The carry to start from, for one step of inputs of ``input_shape`` ``(*batch, D)``."""
         return self.cell.initialize_carry(rng, input_shape)
 
     @nn.nowrap
@@ -201,7 +201,7 @@ class DenseLayer(Layer):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
-        """As for every layer."""
+        """The carry to start from, for one step of inputs of ``input_shape`` ``(*batch, D)``."""
         return self.make_cell(parent=None).initialize_carry(rng, input_shape)
 
     def setup(self) -> None:
