@@ -178,7 +178,7 @@ def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, words
 
 def math(self: Any, node: nodes.Element, block: bool) -> None:
     """A formula as MathML; one that cannot be read ends the build."""
-    self.body.append(tex2mathml(node.astext(), as_block=block))
+    self.body.append(tex2mathml(node.astext(), as_block=block).replace("<mo>'</mo>", "<mo>\N{PRIME}</mo>"))
     raise nodes.SkipNode
 
 
