@@ -36,7 +36,7 @@ from experiments.training import LAYERS
 ENVIRONMENTS = {"flax_rnn": {}, "Keras": {"KERAS_BACKEND": "jax"}}
 SETTINGS = (
     "num_words", "maxlen", "embedding", "units", "dropout", "recurrent_dropout", "epochs", "batch_size",
-    "learning_rate",
+    "learning_rate", "clip_norm",
 )  # fmt: skip
 """The options that decide what is trained."""
 
