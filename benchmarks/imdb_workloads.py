@@ -64,21 +64,10 @@ def keras(backend: str, cell: str) -> Workload:
     """The same model in Keras; ``fit`` is its own loop, at its best when compiled as Keras chooses."""
     os.environ["KERAS_BACKEND"] = backend
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    import keras
-
     if backend == "torch":
         _allow_tf32()
-    layer = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}[cell]
-    model = keras.Sequential(
-        [
-            keras.Input((MAXLEN,), dtype="int32"),
-            keras.layers.Embedding(NUM_WORDS, UNITS),
-            layer(UNITS, dropout=RATE, recurrent_dropout=RATE),
-            keras.layers.Dense(1, activation="sigmoid"),
-        ]
-    )
+    model = keras_model(cell)
     model.set_weights(initial_weights(cell))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     silent: Any = 0
 
     def predict(tokens: np.ndarray) -> np.ndarray:
@@ -88,6 +77,34 @@ def keras(backend: str, cell: str) -> Workload:
         model.fit(tokens, labels, batch_size=BATCH, epochs=1, verbose=silent, shuffle=False)
 
     return predict, train
+
+
+def keras_model(
+    cell: str,
+    num_words: int = NUM_WORDS,
+    maxlen: int = MAXLEN,
+    embedding: int = UNITS,
+    units: int = UNITS,
+    dropout: float = RATE,
+    recurrent_dropout: float = RATE,
+    learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
+) -> Any:
+    """Keras' model, compiled, with weights as Keras draws them; its backend is that of ``KERAS_BACKEND``."""
+    import keras
+
+    layer = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "simple_rnn": keras.layers.SimpleRNN}[cell]
+    model = keras.Sequential(
+        [
+            keras.Input((maxlen,), dtype="int32"),
+            keras.layers.Embedding(num_words, embedding),
+            layer(units, dropout=dropout, recurrent_dropout=recurrent_dropout),
+            keras.layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    adam = keras.optimizers.Adam(learning_rate, global_clipnorm=clip_norm)
+    model.compile(adam, "binary_crossentropy", metrics=["accuracy"])
+    return model
 
 
 def torch(cell: str) -> Workload:

@@ -56,6 +56,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     training.add_argument("--batch-size", type=_positive, default=32, help="reviews in a step [%(default)s]")
     training.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam [%(default)s]")
     training.add_argument(
+        "--clip-norm", type=float, metavar="NORM", help="scale gradients of a larger norm down to this one [never]"
+    )
+    training.add_argument(
         "--seed", type=int, default=0, help="of weights, dropout and the order of reviews [%(default)s]"
     )
     training.add_argument(
@@ -109,7 +112,10 @@ def build(cell: str, seed: int, arguments: argparse.Namespace, **changes: float)
 def optimizer(arguments: argparse.Namespace) -> optax.GradientTransformation:
     """Keras' Adam, whose epsilon of 1e-7 is added before the second moment's bias is corrected, not after."""
     adam = optax.inject_hyperparams(optax.adam)
-    return adam(arguments.learning_rate, eps=lambda step: 1e-7 / jnp.sqrt(1 - 0.999 ** (step + 1.0)))
+    keras_adam = adam(arguments.learning_rate, eps=lambda step: 1e-7 / jnp.sqrt(1 - 0.999 ** (step + 1.0)))
+    if arguments.clip_norm is None:
+        return keras_adam
+    return optax.chain(optax.clip_by_global_norm(arguments.clip_norm), keras_adam)
 
 
 def summary(cell: str, arguments: argparse.Namespace, color: bool) -> str:
@@ -135,11 +141,13 @@ def train(
         with Meter(label, len(order), console) as meter:
             epoch_batches = batches(*data.train, arguments.batch_size, order)
             state, curve = train_epoch(steps, state, epoch_batches, every=CURVE_STEPS, report=meter.update)
-        run.seconds += time.perf_counter() - start
+        run.seconds.append(time.perf_counter() - start)
         run.reviews += len(order)
         run.curve += curve
         run.train.append(evaluate(steps, state, *data.train))
+        start = time.perf_counter()
         run.test.append(evaluate(steps, state, *data.test))
+        run.test_seconds.append(time.perf_counter() - start)
         console.print(
             f"{label}: train loss {run.train[-1].loss:.4f} accuracy {run.train[-1].accuracy:.4f}, "
             f"test loss {run.test[-1].loss:.4f} accuracy {run.test[-1].accuracy:.4f}, "

@@ -35,7 +35,9 @@ class Run:
       every: how many steps a point of ``curve`` stands for.
       curve: scores of the training batches, with dropout.
       train, test: scores of both splits at the end of each epoch, without.
-      seconds, reviews: time spent in training, with compilation and without evaluation, and reviews seen in it.
+      seconds: of each epoch's training, without evaluation; those of the first one with compilation.
+      test_seconds: of each evaluation of the test reviews.
+      reviews: how many were seen in training.
     """
 
     cell: str
@@ -45,13 +47,14 @@ class Run:
     curve: list[Score] = field(default_factory=list)
     train: list[Score] = field(default_factory=list)
     test: list[Score] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    test_seconds: list[float] = field(default_factory=list)
     reviews: int = 0
 
     @property
     def reviews_per_second(self) -> float:
         """Speed of the training."""
-        return self.reviews / self.seconds
+        return self.reviews / sum(self.seconds)
 
 
 def environment() -> dict[str, str]:
@@ -144,7 +147,7 @@ def plot(runs: Sequence[Run], data: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for color, (cell, group) in enumerate(by_cell(runs).items()):
         for number, run in enumerate(group):
             style: dict[str, Any] = {"color": f"C{color}"}
@@ -163,7 +166,9 @@ def plot(runs: Sequence[Run], data: str, path: Path) -> None:
     for panel, name in zip(panels, Score._fields, strict=True):
         panel.set(xlabel="epoch", ylabel=name, title=f"{name}: {data}")
         panel.grid(alpha=0.3)
-    panels[1].legend(loc="lower right", fontsize="small")
+    # Below the panels, as within one it would lie on whichever curve ends there; a column for each cell.
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(by_cell(runs)), fontsize="small", frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -101,8 +101,8 @@ def test_help_explains_every_option() -> None:
     text = run("--help").stdout
     for option in (
         "--cell", "--units", "--embedding", "--dropout", "--recurrent-dropout", "--epochs", "--batch-size",
-        "--learning-rate", "--seed", "--seeds", "--data", "--data-dir", "--num-words", "--maxlen", "--limit",
-        "--output",
+        "--learning-rate", "--clip-norm", "--seed", "--seeds", "--data", "--data-dir", "--num-words", "--maxlen",
+        "--limit", "--output",
     ):  # fmt: skip
         assert f"  {option} " in text
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
+from experiments import imdb
 from experiments.training import LAYERS, Classifier, Score, batches, compile_steps, evaluate, mean, train_epoch
 
 RNG = np.random.default_rng(0)
@@ -82,6 +83,26 @@ def test_padding_changes_no_gradient() -> None:
         assert sums[2] == 6
         weights.append(jax.tree.map(np.asarray, nnx.to_pure_dict(state.params)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *weights)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_the_optimizer_is_adam_as_keras_has_it_and_clips_when_asked_to(clip: float | None) -> None:
+    optimizer = imdb.optimizer(imdb.parse([] if clip is None else ["--clip-norm", str(clip)]))
+    params: Any = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    state = optimizer.init(params)
+    expected, first, second = np.ones(5), np.zeros(5), np.zeros(5)
+    # Gradients as small as Keras' epsilon of 1e-7, which then matters, and one that is cut.
+    for step, size in enumerate((1e-7, 1e-6, 3.0, 1e-6), 1):
+        gradient = size * np.array([1, -2, 3, -1, 2])
+        grads: Any = {"a": jnp.asarray(gradient[:3], jnp.float32), "b": jnp.asarray(gradient[3:], jnp.float32)}
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        norm = np.sqrt(np.sum(gradient**2))
+        gradient = gradient if clip is None or norm <= clip else gradient * clip / norm
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        rate = 1e-3 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        expected -= rate * first / (np.sqrt(second) + 1e-7)
+        np.testing.assert_allclose(np.concatenate([params["a"], params["b"]]), expected, atol=2e-7)
 
 
 def run(seed: int, epochs: int = 1) -> tuple[Any, list[Score]]:
