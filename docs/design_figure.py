@@ -34,7 +34,7 @@ ROOMS = [
     ("convert", 670, 30, 200, 80, ["weights of Keras, torch,", "Flax, into both faces"]),
 ]
 BESIDE = [
-    ("programs", 670, 190, 200, 90, ["experiments, benchmarks;", "no room uses them"]),
+    ("programs", 670, 190, 200, 90, ["experiments, examples,", "benchmarks; no room", "uses them"]),
     ("tests", 670, 360, 200, 120, ["in folders as these;", "numbers of NumPy, Keras", "and torch are compared"]),
     ("single files", 670, 560, 200, 80, ["activations, initializers,", "regularizers and others"]),
 ]

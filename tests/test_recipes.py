@@ -16,7 +16,6 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import flax_rnn
-import flax_rnn.linen
 
 FEATURES, UNITS = 4, 8
 CELL = flax_rnn.LSTMCell(UNITS)
