@@ -34,14 +34,15 @@ ROOMS = [
     ("convert", 670, 30, 200, 80, ["weights of Keras, torch,", "Flax, into both faces"]),
 ]
 BESIDE = [
-    ("programs", 670, 190, 200, 90, ["experiments, examples,", "benchmarks; no room", "uses them"]),
+    ("programs", 670, 190, 200, 100, ["experiments, examples,", "benchmarks; no room", "uses them"]),
     ("tests", 670, 360, 200, 120, ["in folders as these;", "numbers of NumPy, Keras", "and torch are compared"]),
     ("single files", 670, 560, 200, 80, ["activations, initializers,", "regularizers and others"]),
 ]
 INNER = [
-    ("native", 65, 425, 155, 42, ["C++, on CPUs"]),
-    ("fused", 235, 425, 170, 42, ["own backward pass"]),
-    ("scan", 420, 425, 155, 42, ["jax.lax.scan"]),
+    ("native", 65, 425, 115, 42, ["C++, on CPUs"]),
+    ("fused", 192, 425, 145, 42, ["own backward pass"]),
+    ("scan", 349, 425, 105, 42, ["jax.lax.scan"]),
+    ("cudnn", 466, 425, 112, 42, ["NVIDIA's LSTM"]),
 ]
 
 # Which room imports which, and how the arrow goes.
