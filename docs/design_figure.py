@@ -34,7 +34,7 @@ ROOMS = [
     ("cells", 48, 538, 564, 84, ["one step: equations, weights, carries, dropout masks;", "Cell is the contract"]),
 ]
 BESIDE = [
-    ("programs", 48, 662, 178, 98, ["experiments and", "benchmarks; no", "room uses them"]),
+    ("programs", 48, 662, 178, 98, ["examples, experi-", "ments, benchmarks;", "no room uses them"]),
     ("tests", 241, 662, 178, 98, ["in folders as these,", "against NumPy,", "Keras and torch"]),
     ("single files", 434, 662, 178, 98, ["activations,", "initializers,", "and others"]),
 ]
