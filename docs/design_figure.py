@@ -34,14 +34,15 @@ ROOMS = [
     ("cells", 48, 538, 564, 84, ["one step: equations, weights, carries, dropout masks;", "Cell is the contract"]),
 ]
 BESIDE = [
-    ("programs", 48, 662, 178, 98, ["examples, experi-", "ments, benchmarks;", "no room uses them"]),
+    ("programs", 48, 662, 178, 98, ["experiments, exam-", "ples, benchmarks;", "no room uses them"]),
     ("tests", 241, 662, 178, 98, ["in folders as these,", "against NumPy,", "Keras and torch"]),
     ("single files", 434, 662, 178, 98, ["activations,", "initializers,", "and others"]),
 ]
 INNER = [
-    ("native", 60, 406, 170, 50, ["C++, on CPUs"]),
-    ("fused", 245, 406, 170, 50, ["own backward pass"]),
-    ("scan", 430, 406, 170, 50, ["jax.lax.scan"]),
+    ("native", 58, 406, 126, 50, ["C++, on CPUs"]),
+    ("fused", 192, 406, 158, 50, ["own backward pass"]),
+    ("scan", 358, 406, 110, 50, ["jax.lax.scan"]),
+    ("cudnn", 476, 406, 128, 50, ["NVIDIA's LSTM"]),
 ]
 
 # Which room imports which, and how the arrow goes.
