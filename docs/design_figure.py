@@ -40,8 +40,8 @@ BESIDE = [
 ]
 INNER = [
     ("native", 58, 406, 126, 50, ["C++, on CPUs"]),
-    ("fused", 192, 406, 158, 50, ["own backward pass"]),
-    ("scan", 358, 406, 110, 50, ["jax.lax.scan"]),
+    ("fused", 192, 406, 152, 50, ["own derivative"]),
+    ("scan", 352, 406, 116, 50, ["jax.lax.scan"]),
     ("cudnn", 476, 406, 128, 50, ["NVIDIA's LSTM"]),
 ]
 

@@ -114,6 +114,23 @@ def test_single_steps() -> None:
             assert agrees(time, by_way[way]) and agrees(ratio, by_way[way] / by_way["torch"]), (way, column)
 
 
+def test_single_steps_when_deploying() -> None:
+    ways = {
+        "`apply_cell`, weights closed over": "apply_cell, weights closed over",
+        "`apply_cell`, weights as an argument": "apply_cell",
+        "a stateful layer, `nnx.split` and `jax.jit`": "stateful, nnx.split and jax.jit",
+        "a stateful layer, `nnx.cached_partial`": "stateful, nnx.cached_partial",
+        "a stateful layer, `nnx.jit`": "stateful, nnx.jit",
+        "torch's cell": "torch",
+    }
+    measured = load("single_step")["microseconds"]
+    rows = list(table((ROOT / "docs" / "deploying.md").read_text(), "What a call costs"))
+    assert {row["way"] for row in rows} == {*ways}
+    for row in rows:
+        assert agrees(row["LSTM, µs"], measured["lstm"][ways[row["way"]]]), row
+        assert agrees(row["GRU, µs"], measured["gru"][ways[row["way"]]]), row
+
+
 def test_a_step_of_the_experiment() -> None:
     written = re.findall(r"(?:^\| .*\n)+", SPEED[SPEED.index("## A training step") :], re.MULTILINE)[0]
     assert written.strip() in (RESULTS / "imdb_step.md").read_text()
