@@ -23,6 +23,10 @@ class LSTMCarry(NamedTuple):
     c: jax.Array
 
 
+# So that functions whose arguments or results are states can be serialized.
+jax.export.register_namedtuple_serialization(LSTMCarry, serialized_name="flax_rnn.LSTMCarry")
+
+
 class LSTMValues(NamedTuple):
     """What a step of an LSTM computes, each ``(B, H)``: the gates behind their activations, and the new states."""
 
