@@ -97,7 +97,7 @@ def _clipped(length: Any, count: int) -> Any:
         return length
     limit = jnp.iinfo(length.dtype).max
     # A symbolic count is compared when it is known; the lengths that are then above it say the same as it does.
-    return length.clip(0, min(count, limit) if jax.core.is_constant_dim(count) else limit)
+    return length.clip(0, min(count, limit) if isinstance(count, int) else limit)
 
 
 def _booleans(argument: str, value: Any, shape: tuple[int, ...], time_major: bool) -> jax.Array | None:
