@@ -30,10 +30,11 @@ def folder_of(package: str) -> Path:
         pytest.skip(f"{package} is not installed: pip install --no-deps {package}")
 
 
-def run_page(page: str) -> dict[str, Any]:
-    """The names that the code of a page leaves behind."""
+def run_model(page: str) -> dict[str, Any]:
+    """The names that the section about a whole model leaves behind."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    for code in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE):
+    (section,) = [part for part in (DOCS / page).read_text().split("\n## ") if part.startswith("A whole model")]
+    for code in re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE):
         exec(compile(code, page, "exec"), names)
     return names
 
@@ -47,7 +48,7 @@ def class_in(path: Path, name: str, names: dict[str, Any]) -> Any:
 
 # Keras 2 runs beside TensorFlow alone, and reads the environment when it is imported.
 TEXTGENRNN = """
-import json, sys, types
+import json, sys
 import numpy as np
 from textgenrnn.model import textgenrnn_model
 
@@ -63,6 +64,7 @@ def test_textgenrnn(tmp_path: Path) -> None:
     if not find_spec("tf_keras") or not find_spec("tensorflow"):
         pytest.skip("tf_keras and tensorflow, which the package runs with, are not installed")
     (tmp_path / "textgenrnn").mkdir()
+    (tmp_path / "textgenrnn" / "__init__.py").touch()  # theirs asks for what newer versions of TensorFlow do not have
     for name in ("model.py", "AttentionWeightedAverage.py"):
         (tmp_path / "textgenrnn" / name).write_text((folder / name).read_text())
     ids = np.random.default_rng(0).integers(0, 465, (3, 40))
@@ -73,7 +75,8 @@ def test_textgenrnn(tmp_path: Path) -> None:
     result = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     expected = np.array(json.loads(result.stdout.splitlines()[-1]))
-    np.testing.assert_allclose(run_page("from-keras.md")["writer"](ids), expected, atol=1e-6)
+    # Letters at random: the attention is softmax of up to 56, so rounding in float32 is that large.
+    np.testing.assert_allclose(run_model("from-keras.md")["writer"](ids), expected, atol=5e-4)
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
 
 
@@ -92,7 +95,7 @@ def test_resemblyzer(monkeypatch: pytest.MonkeyPatch) -> None:
     mels = np.random.default_rng(0).uniform(0, 0.1, (3, 160, 40)).astype(np.float32)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(mels)).numpy()
-    encoder = run_page("from-torch.md")["encoder"]
+    encoder = run_model("from-torch.md")["encoder"]
     np.testing.assert_allclose(encoder(mels), expected, atol=1e-5)
     assert np.abs(expected - expected[:1]).max() > 1e-2
 
@@ -102,7 +105,7 @@ def test_g2p() -> None:
     module = {"np": np, "os": os, "dirname": str(folder)}
     nothing: Any = {"cmudict": types.SimpleNamespace(dict=dict), "construct_homograph_dictionary": dict}
     theirs = class_in(folder / "g2p.py", "G2p", module | nothing)()
-    page = run_page("from-flax.md")
+    page = run_model("from-flax.md")
     ours, params = page["ours"], page["moved"]
     for word in ("recurrent", "forgetting", "unrolled"):
         letters = np.array([[*map(theirs.g2idx.__getitem__, word), theirs.g2idx["</s>"]]])
