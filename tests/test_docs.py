@@ -23,13 +23,8 @@ TABLE = ROOT / "docs" / "keras.md"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 LAYERS = ("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 CELLS = ("SimpleRNNCell", "LSTMCell", "GRUCell")
-OTHERS = (
-    "torch",
-    "textgenrnn",
-    "Resemblyzer",
-    "g2p_en",
-    "silero-vad",
-)  # for those who come from there; each section imports its own
+# Packages of those who come from elsewhere; each section imports its own.
+OTHERS = ("torch", "textgenrnn", "Resemblyzer", "g2p_en", "silero-vad")
 KERAS = (*LAYERS, *CELLS, "RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
 
 
