@@ -25,8 +25,8 @@ def apply_cell(
       masks: the dropout masks, as ``cell.dropout_masks`` draws them; ``None`` for no dropout.
 
     Returns:
-      ``(carry, output)``, the new state and the output ``(B, H)``. The new carry has the containers of the given one, so
-      that a list ``[h, c]`` returns as a list.
+      ``(carry, output)``, the new state and the output ``(B, H)``. The new carry has the containers of the given one,
+      such as a list for ``[h, c]``.
 
     Raises:
       ValueError: for weights, inputs or states of the wrong shape or structure.
