@@ -26,7 +26,7 @@ def apply_cell(
 
     Returns:
       ``(carry, output)``, the new state and the output ``(B, H)``. The new carry has the containers of the given one,
-      so that a list ``[h, c]`` returns as a list.
+      such as a list for ``[h, c]``.
 
     Raises:
       ValueError: for weights, inputs or states of the wrong shape or structure.
