@@ -5,6 +5,7 @@ script; the table of contents is the list of links of index.md; and links to fil
 show them.
 """
 
+import base64
 import inspect
 import posixpath
 import re
@@ -54,6 +55,7 @@ autodoc_class_signature = "mixed"
 # Types of others, of which there is no index at hand, and names that are not of the reference.
 nitpick_ignore_regex = [("py:.*", r"(?!flax_rnn\.).*"), ("py:.*", r"flax_rnn\.(\w+\.)*_.*")]
 
+PICTURES = {".png", ".svg"}
 SHOWN = {".py", ".md", ".h", ".cc", ".toml", ".json"}
 linked: set[str] = set()
 
@@ -71,7 +73,8 @@ def read(app: Sphinx, name: str, source: list[str]) -> None:
 
     def mark(match: re.Match[str]) -> str:
         path = (folder / match[1]).resolve()
-        if path.is_relative_to(DOCS) or not path.is_relative_to(ROOT) or not path.exists():
+        inside = path.is_relative_to(ROOT) and path.exists() and not path.is_relative_to(DOCS)
+        if not inside or path.suffix in PICTURES:
             return match[0]
         return f"](repo:{path.relative_to(ROOT).as_posix()})"
 
@@ -151,10 +154,19 @@ def _file(path: str) -> tuple[str, set[str]]:
 
     html = MarkdownIt("commonmark").enable("table").render(text)
     html = re.sub(r"<h(\d)>([^<]+)</h\d>", _heading, html)
+    html = re.sub(
+        r'src="(?!https?:)([^"]+)"', lambda match: f'src="{_embedded((ROOT / path).parent / match[1])}"', html
+    )
     html = html.replace("<table>", '<div class="table-wrapper"><table class="docutils">').replace(
         "</table>", "</table></div>"
     )
     return re.sub(r'href="(?!https?:)([^"#]+)(?:#[^"]*)?"', lead, html), found
+
+
+def _embedded(path: Path) -> str:
+    """A picture as an address, since Sphinx copies only those that the pages of docs show."""
+    kind = "svg+xml" if path.suffix == ".svg" else path.suffix[1:]
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _heading(match: re.Match[str]) -> str:
