@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.full
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 

@@ -23,6 +23,8 @@ TABLE = ROOT / "docs" / "keras.md"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 LAYERS = ("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 CELLS = ("SimpleRNNCell", "LSTMCell", "GRUCell")
+# Pages whose code takes many seconds; it runs with --full.
+LONG = ("deploying", "from-flax", "from-keras", "from-torch", "loading", "recipes")
 # Packages of those who come from elsewhere; each section imports its own.
 OTHERS = ("torch", "textgenrnn", "Resemblyzer", "g2p_en", "silero-vad")
 KERAS = (*LAYERS, *CELLS, "RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
@@ -53,7 +55,8 @@ def programs() -> Iterator[Any]:
         found = [{"": code} for code in blocks_in(text)] if path.name == "README.md" else [sections]
         for index, program in enumerate(found):
             if any(program.values()):
-                yield pytest.param(program, id=f"{name_of(path)}-{index}")
+                marks = [pytest.mark.full] if path.stem in LONG else []
+                yield pytest.param(program, id=f"{name_of(path)}-{index}", marks=marks)
 
 
 def named(text: str) -> set[str]:

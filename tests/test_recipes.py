@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 import flax_rnn
 
+pytestmark = pytest.mark.full
+
 FEATURES, UNITS = 4, 8
 CELL = flax_rnn.LSTMCell(UNITS)
 WEIGHTS = CELL.init_params(jax.random.key(0), FEATURES)
