@@ -22,6 +22,7 @@ import numpy as np
 import flax_rnn
 from experiments import reviews, saved
 from experiments.drawing import Heat, Lines, draw
+from experiments.imdb import positive
 from experiments.report import TITLES
 from experiments.training import LAYERS
 
@@ -151,17 +152,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="gates.py", description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="what to read; without, reviews of the test split")
-    parser.add_argument("--reviews", type=int, default=3, help="how many of these [%(default)s]")
+    parser.add_argument("--reviews", type=positive, default=3, help="how many of these [%(default)s]")
     parser.add_argument("--data-dir", help="folder of TensorFlow Datasets [$TFDS_DATA_DIR or ~/tensorflow_datasets]")
     parser.add_argument("--model", type=Path, default=Path("runs/imdb"), help="folder with models [%(default)s]")
     parser.add_argument("--cell", choices=[*LAYERS], default="lstm", help="which of them reads [%(default)s]")
-    parser.add_argument("--units", type=int, default=8, help="how many units to show [%(default)s]")
+    parser.add_argument("--units", type=positive, default=8, help="how many units to show [%(default)s]")
     parser.add_argument("--output", type=Path, default=Path("runs/gates"), help="folder for pictures [%(default)s]")
-    options = parser.parse_args(arguments)
-    for name in ("reviews", "units"):
-        if getattr(options, name) < 1:
-            parser.error(f"argument --{name}: expected a positive integer, got {getattr(options, name)}")
-    return options
+    return parser.parse_args(arguments)
 
 
 def short_reviews(model: saved.Model, count: int, data_dir: str | None) -> list[tuple[str, float | None]]:

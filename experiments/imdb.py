@@ -11,6 +11,7 @@ The second command asks the models that the first has left; predict --help expla
 """
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -47,22 +48,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     model.add_argument(
         "--cell", choices=cells, default="lstm", help="recurrent layer, or all three in turn [%(default)s]"
     )
-    model.add_argument("--units", type=_positive, default=128, help="size of the recurrent layer [%(default)s]")
-    model.add_argument("--embedding", type=_positive, default=128, help="size of the word vectors [%(default)s]")
+    model.add_argument("--units", type=positive, default=128, help="size of the recurrent layer [%(default)s]")
+    model.add_argument("--embedding", type=positive, default=128, help="size of the word vectors [%(default)s]")
     model.add_argument("--dropout", type=_rate, default=0.2, help="rate on the layer's inputs [%(default)s]")
     model.add_argument("--recurrent-dropout", type=_rate, default=0.2, help="rate on its state [%(default)s]")
     training = add("training")
-    training.add_argument("--epochs", type=_positive, default=2, help="passes over the reviews [%(default)s]")
-    training.add_argument("--batch-size", type=_positive, default=32, help="reviews in a step [%(default)s]")
+    training.add_argument("--epochs", type=positive, default=2, help="passes over the reviews [%(default)s]")
+    training.add_argument("--batch-size", type=positive, default=32, help="reviews in a step [%(default)s]")
     training.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam [%(default)s]")
     training.add_argument(
-        "--clip-norm", type=float, metavar="NORM", help="scale gradients of a larger norm down to this one [never]"
+        "--clip-norm", type=_norm, metavar="NORM", help="scale gradients of a larger norm down to this one [never]"
     )
     training.add_argument(
         "--seed", type=int, default=0, help="of weights, dropout and the order of reviews [%(default)s]"
     )
     training.add_argument(
-        "--seeds", type=_positive, default=1, help="train with so many seeds, from --seed on [%(default)s]"
+        "--seeds", type=positive, default=1, help="train with so many seeds, from --seed on [%(default)s]"
     )
     data = add("data")
     data.add_argument(
@@ -71,9 +72,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "made-up ones [%(default)s]",
     )  # fmt: skip
     data.add_argument("--data-dir", help="folder of TensorFlow Datasets [$TFDS_DATA_DIR or ~/tensorflow_datasets]")
-    data.add_argument("--num-words", type=_positive, default=10_000, help="size of the vocabulary [%(default)s]")
-    data.add_argument("--maxlen", type=_positive, default=80, help="words of a review, the last ones [%(default)s]")
-    data.add_argument("--limit", type=_positive, help="reviews in each split, for a quick look [all]")
+    data.add_argument("--num-words", type=positive, default=10_000, help="size of the vocabulary [%(default)s]")
+    data.add_argument("--maxlen", type=positive, default=80, help="words of a review, the last ones [%(default)s]")
+    data.add_argument("--limit", type=positive, help="reviews in each split, for a quick look [all]")
     output = add("output")
     output.add_argument(
         "--output", type=Path, default=Path("runs/imdb"),
@@ -83,16 +84,39 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """The number that an argument of the command line is, from 1 on."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
     return int(text)
+
+
+def _norm(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return float(text)
 
 
 def _rate(text: str) -> float:
     if not 0 <= float(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a rate in [0, 1), got {text}")
     return float(text)
+
+
+def load(arguments: argparse.Namespace) -> reviews.Reviews:
+    """The reviews.
+
+    Raises:
+      reviews.DataUnavailable: if the real ones are asked for, and cannot be had.
+    """
+    return reviews.load(
+        arguments.data,
+        data_dir=arguments.data_dir,
+        num_words=arguments.num_words,
+        maxlen=arguments.maxlen,
+        limit=arguments.limit,
+        seed=arguments.seed,
+    )
 
 
 def build(cell: str, seed: int, arguments: argparse.Namespace, **changes: float) -> Classifier:
@@ -199,14 +223,7 @@ def main(arguments: list[str] | None = None) -> list[report.Run]:
     runtime.keep_memory()
     console = Console() if sys.stdout.isatty() else Console(width=160)
     try:
-        data = reviews.load(
-            options.data,
-            data_dir=options.data_dir,
-            num_words=options.num_words,
-            maxlen=options.maxlen,
-            limit=options.limit,
-            seed=options.seed,
-        )
+        data = load(options)
     except reviews.DataUnavailable as error:
         console.print(str(error), style="bold red")
         raise SystemExit(1) from error

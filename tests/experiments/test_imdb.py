@@ -109,7 +109,8 @@ def test_help_explains_every_option() -> None:
 
 @pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize(
-    ("option", "value"), [("--dropout", "1.0"), ("--units", "0"), ("--cell", "mlp"), ("--data", "mnist")]
+    ("option", "value"),
+    [("--dropout", "1.0"), ("--units", "0"), ("--clip-norm", "-1"), ("--cell", "mlp"), ("--data", "mnist")],
 )
 def test_bad_arguments_are_named(option: str, value: str) -> None:
     finished = run(option, value)
