@@ -26,17 +26,17 @@ from benchmarks import command
 from benchmarks.imdb_training import SIDES, save
 from benchmarks.progress import progress
 from benchmarks.record import RESULTS, write
-from benchmarks.tables import markdown
+from benchmarks.tables import described, markdown
 from benchmarks.timing import machine
 from benchmarks.workers import Worker, exit_on_termination
 from experiments import imdb, reviews
 from experiments.model import LAYERS
-from experiments.report import PUBLISHED, TITLES
+from experiments.report import PUBLISHED, TITLES, spread
 
 ENVIRONMENTS = {"flax_rnn": {}, "Keras": {"KERAS_BACKEND": "jax"}}
 SETTINGS = (
     "num_words", "maxlen", "embedding", "units", "dropout", "recurrent_dropout", "epochs", "batch_size",
-    "learning_rate",
+    "learning_rate", "clip_norm",
 )  # fmt: skip
 """The options that decide what is trained."""
 
@@ -86,7 +86,7 @@ def table(runs: Sequence[Run], is_imdb: bool) -> str:
 
     def sides(label: str, of: Callable[[Run], float], average: Callable[[list[float]], Any], form: str) -> None:
         for side in SIDES:
-            row(label, side, lambda cell, side=side: spread(values(side, cell, of), average, form))
+            row(label, side, lambda cell, side=side: spread(values(side, cell, of), form, average))
 
     row("seeds", "both", lambda cell: str(len(paired(runs, "Keras", cell))))
     sides("parameters", lambda run: run["parameters"], np.mean, ",.0f")
@@ -105,22 +105,14 @@ def table(runs: Sequence[Run], is_imdb: bool) -> str:
     return markdown(["", "", *(TITLES[cell] for cell in cells)], rows, 2)
 
 
-def spread(values: list[float], average: Callable[[list[float]], Any], form: str) -> str:
-    """An average, and the range where there is one."""
-    low, high = format(min(values), form), format(max(values), form)
-    return format(float(average(values)), form) + (f" ({low}-{high})" if low != high else "")
-
-
 def page(everything: dict[str, Any]) -> str:
     """The whole as Markdown."""
-    where, settings = everything["machine"], everything["settings"]
-    packages = ", ".join(f"{name} {found}" for name, found in where["packages"].items() if name in _NAMED)
+    settings = everything["settings"]
     return "\n".join(
         [
             f"# {settings['data']}, beside Keras itself\n",
             f"`{everything['command']}`\n",
-            f"{where['processor']} with {where['instruction_set']}, {where['cores']} cores, {where['system']}, "
-            f"Python {where['python']}; {packages}. Keras runs on JAX.\n",
+            f"{described(everything['machine'], _NAMED)}. Keras runs on JAX.\n",
             f"After {settings['epochs']} epochs of {settings['train_reviews']:,} reviews in batches of "
             f"{settings['batch_size']}: the mean over seeds (range), and of times the median (range).\n",
             table(everything["runs"], settings["data"] == reviews.IMDB),
@@ -161,10 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     if importlib.util.find_spec("keras") is None:
         raise SystemExit("imdb_accuracy: Keras is not installed; pip install -e '.[benchmarks]' installs it")
     try:
-        data = reviews.load(
-            options.data, data_dir=options.data_dir, num_words=options.num_words, maxlen=options.maxlen,
-            limit=options.limit, seed=options.seed,
-        )  # fmt: skip
+        data = imdb.load(options)
     except reviews.DataUnavailable as error:
         raise SystemExit(f"imdb_accuracy: {error}") from error
     sizes = {"train_reviews": len(data.train.labels), "test_reviews": len(data.test.labels)}

@@ -47,8 +47,10 @@ def keras(cell: str, seed: int, path: str, settings: dict[str, Any]) -> dict[str
     import keras
 
     keras.utils.set_random_seed(seed)
-    sizes = ("num_words", "maxlen", "embedding", "units", "dropout", "recurrent_dropout", "learning_rate")
-    model = keras_model(cell, **{name: settings[name] for name in sizes})
+    names = (
+        "num_words", "maxlen", "embedding", "units", "dropout", "recurrent_dropout", "learning_rate", "clip_norm",
+    )  # fmt: skip
+    model = keras_model(cell, **{name: settings[name] for name in names})
     train, test = load(path)
     ends = [time.perf_counter()]
     silent: Any = 0

@@ -90,6 +90,7 @@ def keras_model(
     dropout: float = RATE,
     recurrent_dropout: float = RATE,
     learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
 ) -> Any:
     """Keras' model, compiled, with weights as Keras draws them; its backend is that of ``KERAS_BACKEND``."""
     import keras
@@ -103,7 +104,8 @@ def keras_model(
             keras.layers.Dense(1, activation="sigmoid"),
         ]
     )
-    model.compile(keras.optimizers.Adam(learning_rate), "binary_crossentropy", metrics=["accuracy"])
+    adam = keras.optimizers.Adam(learning_rate, global_clipnorm=clip_norm)
+    model.compile(adam, "binary_crossentropy", metrics=["accuracy"])
     return model
 
 

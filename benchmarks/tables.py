@@ -122,7 +122,6 @@ def report(everything: dict[str, Any]) -> str:
 def summary(everything: dict[str, Any]) -> str:
     """The page without the long table."""
     results, machine = everything["results"], everything["machine"]
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     peaks = ", ".join(f"{1e-9 * flops:,.0f} GFLOP/s in {dtype}" for dtype, flops in everything["peak_flops"].items())
     held_to = everything["held_to"]
     less = held_to not in (None, machine["instruction_set"])
@@ -130,13 +129,21 @@ def summary(everything: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"`{everything['command']}`\n",
-            f"{machine['processor']} with {machine['instruction_set']}, {machine['cores']} cores, {machine['system']}, "
-            f"Python {machine['python']}; {packages}. {held}"
-            f"Large matrix products reach {peaks}, measured in the same run.\n",
+            f"{described(machine)}. {held}Large matrix products reach {peaks}, measured in the same run.\n",
             f"{_meaning(results)}, and in parentheses how many times those of `{everything['contestants'][0]}`:\n",
             overview(results),
             absences(results) if any(row["absent"] for row in results) else "Nobody was absent.\n",
         ]
+    )
+
+
+def described(machine: dict[str, Any], packages: Sequence[str] | None = None) -> str:
+    """A machine in words, with the versions of all ``packages``, or of those that are named."""
+    named = machine["packages"].items()
+    versions = ", ".join(f"{name} {version}" for name, version in named if packages is None or name in packages)
+    return (
+        f"{machine['processor']} with {machine['instruction_set']}, {machine['cores']} cores, {machine['system']}, "
+        f"Python {machine['python']}; {versions}"
     )
 
 

@@ -5,6 +5,7 @@ script; the table of contents is the list of links of index.md; and links to fil
 show them.
 """
 
+import base64
 import inspect
 import posixpath
 import re
@@ -29,14 +30,15 @@ sys.path.insert(0, str(ROOT))
 
 project = "flax_rnn"
 copyright = "the flax_rnn authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "figures/**"]
 html_theme = "furo"
 html_title = "flax_rnn"
 html_copy_source = False
 html_math_renderer = "mathml"
+highlight_language = "none"  # of what follows "::", as equations do
 html_theme_options = {"navigation_with_keys": True}
-templates_path: list[str] = []
+templates_path = ["_templates"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -45,12 +47,15 @@ suppress_warnings = ["myst.header"]
 
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Weights", "params_style"), ("Call arguments", "params_style")]
+autosummary_generate = True  # a page for each class of the lists in api/, in api/classes/
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_class_signature = "mixed"
 # Types of others, of which there is no index at hand, and names that are not of the reference.
 nitpick_ignore_regex = [("py:.*", r"(?!flax_rnn\.).*"), ("py:.*", r"flax_rnn\.(\w+\.)*_.*")]
 
+PICTURES = {".png", ".svg"}
 SHOWN = {".py", ".md", ".h", ".cc", ".toml", ".json"}
 linked: set[str] = set()
 
@@ -68,7 +73,8 @@ def read(app: Sphinx, name: str, source: list[str]) -> None:
 
     def mark(match: re.Match[str]) -> str:
         path = (folder / match[1]).resolve()
-        if path.is_relative_to(DOCS) or not path.is_relative_to(ROOT) or not path.exists():
+        inside = path.is_relative_to(ROOT) and path.exists() and not path.is_relative_to(DOCS)
+        if not inside or path.suffix in PICTURES:
             return match[0]
         return f"](repo:{path.relative_to(ROOT).as_posix()})"
 
@@ -148,10 +154,19 @@ def _file(path: str) -> tuple[str, set[str]]:
 
     html = MarkdownIt("commonmark").enable("table").render(text)
     html = re.sub(r"<h(\d)>([^<]+)</h\d>", _heading, html)
+    html = re.sub(
+        r'src="(?!https?:)([^"]+)"', lambda match: f'src="{_embedded((ROOT / path).parent / match[1])}"', html
+    )
     html = html.replace("<table>", '<div class="table-wrapper"><table class="docutils">').replace(
         "</table>", "</table></div>"
     )
     return re.sub(r'href="(?!https?:)([^"#]+)(?:#[^"]*)?"', lead, html), found
+
+
+def _embedded(path: Path) -> str:
+    """A picture as an address, since Sphinx copies only those that the pages of docs show."""
+    kind = "svg+xml" if path.suffix == ".svg" else path.suffix[1:]
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _heading(match: re.Match[str]) -> str:
@@ -175,7 +190,7 @@ def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, words
 
 def math(self: Any, node: nodes.Element, block: bool) -> None:
     """A formula as MathML; one that cannot be read ends the build."""
-    self.body.append(tex2mathml(node.astext(), as_block=block))
+    self.body.append(tex2mathml(node.astext(), as_block=block).replace("<mo>'</mo>", "<mo>\N{PRIME}</mo>"))
     raise nodes.SkipNode
 
 

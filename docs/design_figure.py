@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-WIDTH, HEIGHT = 900, 690
+WIDTH, HEIGHT = 660, 808
 
 STYLE = """
   svg { --paper: #ffffff; --room: #eef2f7; --inner: #ffffff; --line: #51606f; --ink: #17202a; --faint: #4a5763;
@@ -11,11 +11,11 @@ STYLE = """
     svg { --paper: #12171d; --room: #1f2833; --inner: #12171d; --line: #8b9aab; --ink: #eef2f6; --faint: #b4c0cc;
           --data: #7db8f5; }
   }
-  text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 13px; fill: var(--ink); }
+  text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 15px; fill: var(--ink); }
   .paper { fill: var(--paper); }
   .room { fill: var(--room); stroke: var(--line); }
   .inner { fill: var(--inner); stroke: var(--line); }
-  .name { font-size: 17px; font-weight: bold; }
+  .name { font-size: 18px; font-weight: bold; }
   .words { fill: var(--faint); }
   .label { fill: var(--data); }
   .data { fill: none; stroke: var(--data); stroke-width: 2; marker-end: url(#data); }
@@ -26,45 +26,46 @@ STYLE = """
 
 # Name, left, top, width, height, and what it is for.
 ROOMS = [
-    ("nnx", 50, 30, 260, 80, ["a face: modules of flax.nnx hold", "weights, keys and states"]),
-    ("linen", 330, 30, 260, 80, ["a face: modules of flax.linen", "declare weights, keys and states"]),
-    ("layers", 50, 190, 540, 90, ["rnn and bidirectional: arguments are checked, stacks", "are run layer by layer"]),
-    ("implementations", 50, 360, 540, 120, ["all steps, by the first of these that can run them"]),
-    ("cells", 50, 560, 540, 80, ["one step: equations, weights, carries, dropout masks;", "Cell is the contract"]),
-    ("convert", 670, 30, 200, 80, ["weights of Keras, torch,", "Flax, into both faces"]),
+    ("nnx", 48, 24, 178, 98, ["a face: modules of", "flax.nnx, which hold", "weights and states"]),
+    ("linen", 241, 24, 178, 98, ["a face: modules of", "flax.linen, which", "declare them"]),
+    ("convert", 434, 24, 178, 98, ["weights of Keras,", "torch and Flax,", "into both faces"]),
+    ("layers", 48, 192, 564, 84, ["rnn and bidirectional: arguments are checked,", "stacks are run layer by layer"]),
+    ("implementations", 48, 346, 564, 122, ["all steps, by the first of these that can run them"]),
+    ("cells", 48, 538, 564, 84, ["one step: equations, weights, carries, dropout masks;", "Cell is the contract"]),
 ]
 BESIDE = [
-    ("programs", 670, 190, 200, 90, ["experiments, benchmarks;", "no room uses them"]),
-    ("tests", 670, 360, 200, 120, ["in folders as these;", "numbers of NumPy, Keras", "and torch are compared"]),
-    ("single files", 670, 560, 200, 80, ["activations, initializers,", "regularizers and others"]),
+    ("programs", 48, 662, 178, 98, ["experiments, exam-", "ples, benchmarks;", "no room uses them"]),
+    ("tests", 241, 662, 178, 98, ["in folders as these,", "against NumPy,", "Keras and torch"]),
+    ("single files", 434, 662, 178, 98, ["activations,", "initializers,", "and others"]),
 ]
 INNER = [
-    ("native", 65, 425, 155, 42, ["C++, on CPUs"]),
-    ("fused", 235, 425, 170, 42, ["own backward pass"]),
-    ("scan", 420, 425, 155, 42, ["jax.lax.scan"]),
+    ("native", 58, 406, 126, 50, ["C++, on CPUs"]),
+    ("fused", 192, 406, 152, 50, ["own derivative"]),
+    ("scan", 352, 406, 116, 50, ["jax.lax.scan"]),
+    ("cudnn", 476, 406, 128, 50, ["NVIDIA's LSTM"]),
 ]
 
 # Which room imports which, and how the arrow goes.
 IMPORTS = {
-    ("nnx", "layers"): "M75,110 V188",
-    ("linen", "layers"): "M565,110 V188",
-    ("layers", "implementations"): "M75,280 V358",
-    ("implementations", "cells"): "M75,480 V558",
-    ("nnx", "cells"): "M50,85 H18 V612 H48",
-    ("layers", "cells"): "M50,235 H34 V588 H48",
-    ("linen", "cells"): "M590,85 H610 V588 H592",
-    ("convert", "cells"): "M670,85 H630 V612 H592",
+    ("nnx", "layers"): "M70,122 V190",
+    ("linen", "layers"): "M400,122 V190",
+    ("layers", "implementations"): "M70,276 V344",
+    ("implementations", "cells"): "M70,468 V536",
+    ("nnx", "cells"): "M48,73 H14 V594 H46",
+    ("layers", "cells"): "M48,234 H30 V568 H46",
+    ("linen", "cells"): "M330,24 V10 H646 V594 H614",
+    ("convert", "cells"): "M612,73 H630 V568 H614",
 }
 
 # Arrows, and for each its label: left, top, lines.
 DATA = [
-    ("M185,110 V187", 195, 145, ["cell, weights, inputs,", "state, mask, dropout key"]),
-    ("M420,190 V113", 430, 145, ["outputs,", "new state"]),
-    ("M185,280 V357", 195, 315, ["Loop: what is fixed;", "Arrays: what comes in"]),
-    ("M420,360 V283", 430, 315, ["outputs,", "last carry"]),
-    ("M300,480 V557", 310, 515, ["weights, carry,", "projected inputs"]),
-    ("M460,560 V483", 470, 515, ["new carry,", "output"]),
-    ("M670,55 H593", 603, 46, ["weights"]),
+    ("M110,122 V189", 120, 152, ["cell, weights,", "inputs, mask, key"]),
+    ("M290,192 V125", 300, 152, ["outputs,", "new state"]),
+    ("M150,276 V343", 160, 306, ["Loop: what is fixed;", "Arrays: what comes in"]),
+    ("M420,346 V279", 430, 306, ["outputs,", "last carry"]),
+    ("M250,468 V535", 260, 498, ["weights, carry,", "projected inputs"]),
+    ("M440,538 V471", 450, 498, ["new carry,", "output"]),
+    ("M434,73 H422", 0, 0, []),
 ]
 
 
@@ -75,7 +76,7 @@ def text(kind: str, left: int, top: int, words: str) -> str:
 
 def box(kind: str, name: str, left: int, top: int, width: int, height: int, lines: list[str]) -> list[str]:
     """A room, its name, and what it is for."""
-    size, first, step = ("name", 24, 20) if kind == "room" else ("", 17, 17)
+    size, first, step = ("name", 24, 20) if kind == "room" else ("", 20, 20)
     return [
         f'<rect class="{kind}" x="{left}" y="{top}" width="{width}" height="{height}" rx="6"/>',
         text(size, left + 12, top + first, name),
@@ -107,9 +108,9 @@ def draw() -> str:
     body += [f'<path class="imports" d="{path}"/>' for path in IMPORTS.values()]
     for path, left, top, lines in DATA:
         body.append(f'<path class="data" d="{path}"/>')
-        body += [text("label", left, top + 17 * at, line) for at, line in enumerate(lines)]
-    body += ['<path class="data" d="M50,668 H90"/>', text("words", 100, 672, "data")]
-    body += ['<path class="imports" d="M160,668 H200"/>', text("words", 210, 672, "imports")]
+        body += [text("label", left, top + 19 * at, line) for at, line in enumerate(lines)]
+    body += ['<path class="data" d="M48,786 H88"/>', text("words", 98, 791, "data")]
+    body += ['<path class="imports" d="M168,786 H208"/>', text("words", 218, 791, "imports")]
     return "\n".join([*body, "</svg>", ""])
 
 

@@ -32,7 +32,7 @@ def broken(site: Path) -> list[str]:
     for path, page in pages.items():
         for link in sorted(page.links):
             parts = urlsplit(link)
-            if parts.scheme or parts.netloc:
+            if parts.scheme or parts.netloc:  # data: too
                 continue
             to = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             place = unquote(parts.fragment)

@@ -1,7 +1,8 @@
-"""A picture of a layer reading: panels below each other, over the words, as an SVG for light and dark pages."""
+"""A picture of a layer reading: its words from top to bottom and panels beside them, as an SVG for light and dark."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -11,9 +12,9 @@ STYLE = """
   @media (prefers-color-scheme: dark) {
     svg { --paper: #12171d; --ink: #eef2f6; --faint: #b4c0cc; --rule: #333e4a; --up: #7db8f5; --down: #f0a35e; }
   }
-  text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 12px; fill: var(--ink); }
+  text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 16px; fill: var(--ink); }
   .paper { fill: var(--paper); }
-  .title { font-weight: bold; }
+  .bold { font-weight: bold; }
   .faint { fill: var(--faint); }
   .rule { stroke: var(--rule); }
   .line { fill: none; stroke-width: 2; }
@@ -21,111 +22,111 @@ STYLE = """
   .down { fill: var(--down); } .line.down { fill: none; stroke: var(--down); stroke-dasharray: 6 3; }
 """
 
-LEFT, RIGHT, GAP, HEIGHT, ROW = 90, 110, 46, 110, 18
-LETTER = 6.6
+EDGE, GAP, ROW, COLUMN, LINE = 16, 20, 19, 13, 21
+LETTER = 9.2
 """About how wide a letter is."""
 
 
 @dataclass
 class Lines:
-    """A panel with at most two lines over the words, all within 0 and 1.
+    """A panel with at most two lines along the words, all within 0 and 1.
 
     Attributes:
-      title: what it shows.
-      lines: ``(K,)`` each, by the name that stands at its end.
-      marks: what to write at a word, by its place; beside the first line.
+      title: what stands above it.
+      note: what it shows, for below the picture.
+      lines: ``(K,)`` each; the first is blue, the second orange and dashed.
+      width: in pixels.
     """
 
     title: str
-    lines: dict[str, np.ndarray]
-    marks: dict[int, str] = field(default_factory=dict[int, str])
+    note: str
+    lines: Sequence[np.ndarray]
+    width: int = 90
 
-    @property
-    def height(self) -> int:
-        """Of the panel without its title."""
-        return HEIGHT
+    def head(self, left: float, top: float) -> Iterator[str]:
+        """What stands right above the panel: its scale."""
+        yield _text(left - 2, top - 8, "0", "faint")
+        yield _text(left + self.width + 2, top - 8, "1", "faint", "end")
 
-    def draw(self, top: float, xs: np.ndarray) -> list[str]:
-        """The panel, whose words are at ``xs``."""
-        parts: list[str] = []
+    def draw(self, left: float, ys: np.ndarray) -> Iterator[str]:
+        """The panel, whose words are at ``ys``."""
         for value in (0, 0.5, 1):
-            y = top + HEIGHT * (1 - value)
-            parts += [_rule(y, xs), _text(LEFT - 12, y + 4, f"{value:g}", "faint", "end")]
-        ends: list[float] = []
-        for kind, (name, values) in zip(("up", "down"), self.lines.items(), strict=False):
-            ys = top + HEIGHT * (1 - values)
-            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
-            parts.append(f'<polyline class="line {kind}" points="{points}"/>')
-            end = ys[-1] + 4
-            if ends and abs(end - ends[0]) < 15:
-                end = ends[0] + (15 if end > ends[0] else -15)
-            ends.append(end)
-            parts.append(_text(xs[-1] + 10, end, name, kind))
-        first = next(iter(self.lines.values()))
-        for place, words in self.marks.items():
-            y = top + HEIGHT * (1 - first[place])
-            parts.append(f'<circle class="up" cx="{xs[place]:.1f}" cy="{y:.1f}" r="4"/>')
-            parts.append(self._mark(xs[place], y, top, words))
-        return parts
-
-    def _mark(self, x: float, y: float, top: float, words: str) -> str:
-        """Words beside a point, where the line does not come from: above a rise, below or left of a fall."""
-        if not words.startswith("-"):
-            return _text(x, max(y - 9, top - 5), words, "", "middle")
-        return _text(x, y + 19, words, "", "middle") if y + 19 < top + HEIGHT else _text(x - 9, y + 5, words, "", "end")
+            x = left + self.width * value
+            yield _rule(x, ys[0] - ROW / 2, x, ys[-1] + ROW / 2)
+        for kind, values in zip(("up", "down"), self.lines, strict=False):
+            points = " ".join(f"{left + self.width * x:.1f},{y:.1f}" for x, y in zip(values.tolist(), ys, strict=True))
+            yield f'<polyline class="line {kind}" points="{points}"/>'
 
 
 @dataclass
 class Heat:
-    """A panel with a row of squares for each unit, the stronger the farther from 0, in two colours by sign.
+    """A panel with a column of squares for each unit, the stronger the farther from 0, in two colours by sign.
 
     Attributes:
-      title: what it shows.
-      rows: ``(K,)`` each, by name.
+      title: what stands above it.
+      note: what it shows, for below the picture.
+      columns: ``(K, N)``.
+      signs: what stands above each column, one letter.
       most: what has the full colour.
     """
 
     title: str
-    rows: dict[str, np.ndarray]
+    note: str
+    columns: np.ndarray
+    signs: Sequence[str]
     most: float
 
     @property
-    def height(self) -> int:
-        """Of the panel without its title."""
-        return ROW * len(self.rows)
+    def width(self) -> int:
+        """In pixels."""
+        return COLUMN * len(self.signs)
 
-    def draw(self, top: float, xs: np.ndarray) -> list[str]:
-        """The panel, whose words are at ``xs``."""
-        width = xs[1] - xs[0] if len(xs) > 1 else ROW
-        parts: list[str] = []
-        for number, (name, values) in enumerate(self.rows.items()):
-            y = top + ROW * number
-            parts.append(_text(LEFT - 12, y + 13, name, "faint", "end"))
-            parts += [
-                f'<path class="{"up" if value >= 0 else "down"}" opacity="{min(abs(value) / self.most, 1):.2f}" '
-                f'd="M{x - width / 2:.1f},{y:.0f}h{width - 1:.1f}v{ROW - 1}h{1 - width:.1f}z"/>'
-                for x, value in zip(xs, values.tolist(), strict=True)
-            ]
-        return parts
+    def head(self, left: float, top: float) -> Iterator[str]:
+        """What stands right above the panel: the signs of the columns."""
+        for number, sign in enumerate(self.signs):
+            yield _text(left + COLUMN * (number + 0.5), top - 8, sign, "faint", "middle")
+
+    def draw(self, left: float, ys: np.ndarray) -> Iterator[str]:
+        """The panel, whose words are at ``ys``."""
+        for number, values in enumerate(self.columns.T):
+            for value, y in zip(values.tolist(), ys, strict=True):
+                kind, strength = "up" if value >= 0 else "down", min(abs(value) / self.most, 1)
+                yield (
+                    f'<path class="{kind}" opacity="{strength:.2f}" '
+                    f'd="M{left + COLUMN * number:.0f},{y - ROW / 2:.1f}h{COLUMN - 1}v{ROW - 1}h{1 - COLUMN}z"/>'
+                )
 
 
-def draw(title: str, subtitle: str, words: Sequence[str], panels: Sequence[Lines | Heat]) -> str:
-    """The panels over ``words``, which stand below them."""
-    step = max(15.0, min(34.0, 900 / len(words)))
-    xs = LEFT + step * (np.arange(len(words)) + 0.5)
-    longest = max(map(len, words)) * LETTER
-    lines = [subtitle, title + " " * 5, *(panel.title + " " * 12 for panel in panels)]
-    width = max(xs[-1] + step / 2 + RIGHT, 30 + LETTER * max(map(len, lines)))
-    parts: list[str] = [_text(20, 26, title, "title"), _text(20, 44, subtitle, "faint")]
-    top = 74.0
+def draw(
+    title: str, subtitle: str, words: Sequence[str], marks: Mapping[int, str], panels: Sequence[Lines | Heat]
+) -> str:
+    """The panels beside ``words``; ``marks`` is what to write ahead of some of these, by place."""
+    lengths = [
+        len(word) * 1.1 + len(marks[place]) + 1.5 if place in marks else len(word) for place, word in enumerate(words)
+    ]
+    right = EDGE + LETTER * max(lengths)
+    lefts = right + 2 * GAP + np.cumsum([0, *(panel.width + GAP for panel in panels)])
+    least = EDGE + LETTER * max(len(subtitle), len(title) * 1.1)
+    width = max(lefts[-1] - GAP, least) + EDGE
+    top = 120.0
+    ys = top + ROW * (np.arange(len(words)) + 0.5)
+
+    parts = [_text(EDGE, 28, title, "bold"), _text(EDGE, 50, subtitle, "faint")]
+    parts += [_rule(right + 6, ys[place], lefts[-1] - GAP, ys[place]) for place in marks]
+    for left, panel in zip(lefts.tolist(), panels, strict=False):
+        parts.append(_text(left + panel.width / 2, 82, panel.title, "bold", "middle"))
+        parts += [*panel.head(left, top), *panel.draw(left, ys)]
+    y = ys[-1] + ROW + 6
     for panel in panels:
-        parts.append(_text(LEFT - 12, top, panel.title))
-        parts += panel.draw(top + 16, xs)
-        top += panel.height + GAP
-    for x, word in zip(xs, words, strict=True):
-        turn = f'transform="rotate(-60 {x + 4:.1f} {top - 14:.1f})"'
-        parts.append(f'<text x="{x + 4:.1f}" y="{top - 14:.1f}" text-anchor="end" {turn}>{escape(word)}</text>')
-    height = top + 0.9 * longest
+        for line in textwrap.wrap(f"{panel.title}: {panel.note}", int((width - 2 * EDGE) / LETTER * 1.06)):
+            y += LINE
+            parts.append(_text(EDGE, y, line, "faint"))
+    for place, words_ahead in marks.items():
+        x = right - LETTER * (len(words[place]) * 1.1 + 1)
+        parts.append(_text(x, ys[place] + 5.5, words_ahead, "up" if words_ahead.startswith("+") else "down", "end"))
+    for place, word in enumerate(words):
+        parts.append(_text(right, ys[place] + 5.5, word, "bold" if place in marks else "", "end"))
+    height = y + EDGE
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
@@ -139,8 +140,8 @@ def draw(title: str, subtitle: str, words: Sequence[str], panels: Sequence[Lines
     )
 
 
-def _rule(y: float, xs: np.ndarray) -> str:
-    return f'<line class="rule" x1="{LEFT - 6}" y1="{y:.1f}" x2="{xs[-1] + 6:.1f}" y2="{y:.1f}"/>'
+def _rule(x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="rule" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:

@@ -23,12 +23,14 @@ import flax_rnn
 from experiments import reviews, saved
 from experiments.drawing import Heat, Lines, draw
 from experiments.model import LAYERS
+from experiments.options import count
 from experiments.report import TITLES
 
 LONGEST = 40
 """Words of a short review at most."""
 
 TURNS = 3
+MINUS = "\N{MINUS SIGN}"
 
 
 class Names(NamedTuple):
@@ -104,26 +106,24 @@ def picture(model: saved.Model, reading: Reading, units: int) -> str:
     """An SVG of a reading, with the ``units`` that had the most to do with the verdict."""
     gates, (state, title) = SHOWN[model.cell]
     chosen = np.argsort(-np.abs(reading.shares), kind="stable")[:units].tolist()
-    labels = [f"unit {unit} ({'+' if reading.shares[unit] > 0 else '-'})" for unit in chosen]
-
-    def rows(name: str) -> dict[str, np.ndarray]:
-        return {label: reading.values[name][:, unit] for label, unit in zip(labels, chosen, strict=True)}
-
-    which = f"the {len(chosen)} units that most raised (+) or lowered (-) the verdict"
-    marks = {place: f"{reading.changes[place]:+.2f}" for place in reading.turns}
+    signs = ["+" if reading.shares[unit] > 0 else MINUS for unit in chosen]
+    which = f"the units that most raised (+) or lowered ({MINUS}) the verdict: {', '.join(map(str, chosen))}"
+    marks = {place: f"{reading.changes[place]:+.2f}".replace("-", MINUS) for place in reading.turns}
     panels: list[Lines | Heat] = [
-        Lines("verdict after each word: 1 is favourable, 0 unfavourable", {"verdict": reading.verdicts}, marks)
+        Lines("verdict", "how likely the text is favourable, behind each word", [reading.verdicts])
     ]
     if gates:
-        means = {f"{words} {name}": reading.values[name].mean(1) for name, words in gates.items()}
-        panels.append(Lines("gates, mean of all units: 1 is open", means))
-        name, words = next(iter(gates.items()))
-        panels.append(Heat(f"{words} {name} of {which}: clear is 0, full colour 1", rows(name), 1.0))
-    most = max(np.abs(values).max().item() for values in rows(state).values())
-    key = f"blue above 0, orange below, full colour {most:.2f}"
-    panels.append(Heat(f"{title} {state} of {'the same units' if gates else which}: {key}", rows(state), most))
+        (name, words), (other, others) = gates.items()
+        note = f"mean of all units, 1 is open; blue {words} {name}, orange {others} {other}"
+        panels.append(Lines("gates", note, [reading.values[gate].mean(1) for gate in gates], width=70))
+        note = f"{words}, full colour is open; {which}"
+        panels.append(Heat(f"gate {name}", note, reading.values[name][:, chosen], signs, 1.0))
+    values = reading.values[state][:, chosen]
+    most = np.abs(values).max().item()
+    note = f"{title}, blue above 0, orange below, full colour {most:.2f}; {'the same units' if gates else which}"
+    panels.append(Heat(f"state {state}", note, values, signs, most))
     verdict = f"{reading.verdicts[-1]:.3f}, {'favourable' if reading.verdicts[-1] > 0.5 else 'unfavourable'}"
-    return draw(f"{TITLES[model.cell]} reading: {verdict}", str(model), reading.words, panels)
+    return draw(f"{TITLES[model.cell]} reading: {verdict}", str(model), reading.words, marks, panels)
 
 
 def numbers(reading: Reading, model: saved.Model, label: float | None) -> dict[str, Any]:
@@ -154,17 +154,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="gates.py", description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="what to read; without, reviews of the test split")
-    parser.add_argument("--reviews", type=int, default=3, help="how many of these [%(default)s]")
+    parser.add_argument("--reviews", type=count(), default=3, help="how many of these [%(default)s]")
     parser.add_argument("--data-dir", help="folder of TensorFlow Datasets [$TFDS_DATA_DIR or ~/tensorflow_datasets]")
     parser.add_argument("--model", type=Path, default=Path("runs/imdb"), help="folder with models [%(default)s]")
     parser.add_argument("--cell", choices=[*LAYERS], default="lstm", help="which of them reads [%(default)s]")
-    parser.add_argument("--units", type=int, default=8, help="how many units to show [%(default)s]")
+    parser.add_argument("--units", type=count(), default=8, help="how many units to show [%(default)s]")
     parser.add_argument("--output", type=Path, default=Path("runs/gates"), help="folder for pictures [%(default)s]")
-    options = parser.parse_args(arguments)
-    for name in ("reviews", "units"):
-        if getattr(options, name) < 1:
-            parser.error(f"argument --{name}: expected a positive integer, got {getattr(options, name)}")
-    return options
+    return parser.parse_args(arguments)
 
 
 def short_reviews(model: saved.Model, count: int, data_dir: str | None) -> list[tuple[str, float | None]]:

@@ -64,15 +64,9 @@ class Gates(NamedTuple):
 
 
 def gates(cell: flax_rnn.GRUCell | flax_rnn.LSTMCell, weights: Weights, inputs: jax.Array) -> Gates:
-    """The gates at each step of ``inputs (B, T, features)``, by the equations of the cells."""
-    params = weights.layer
-    after = flax_rnn.rnn(cell, params, inputs, return_sequences=True)
-    before = jnp.pad(after, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-    # The two rows of biases of a GRU are added up in its gates.
-    bias = jnp.sum(jnp.atleast_2d(params["bias"]), axis=0)
-    sums = inputs @ params["kernel"] + before @ params["recurrent_kernel"] + bias
-    first, second, *_ = jnp.split(jax.nn.sigmoid(sums), cell.num_gates, axis=-1)
-    return Gates(second, first) if isinstance(cell, flax_rnn.LSTMCell) else Gates(first, 1 - first)
+    """The gates at each step of ``inputs (B, T, features)``."""
+    values: Any = flax_rnn.gates(cell, weights.layer, inputs)
+    return Gates(values.f, values.i) if isinstance(cell, flax_rnn.LSTMCell) else Gates(values.z, 1 - values.z)
 
 
 def around_marks(values: np.ndarray, marks: np.ndarray, reach: int) -> np.ndarray:

@@ -1,6 +1,13 @@
-"""What ``memory.py`` leaves behind: ``results.json``, and tables and pictures that are made of it and nothing else."""
+"""What ``memory.py`` leaves behind: ``results.json``, and tables and pictures that are made of it and nothing else.
 
+    python -m experiments.memory_report docs/figures/why-gates
+
+makes tables and pictures anew of the results in a folder.
+"""
+
+import io
 import json
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,15 +23,27 @@ from matplotlib.figure import Figure
 SOLVED = 0.1
 """A task counts as learned where the error is below this part of chance."""
 
+INK, PAPER, RULE = "#17202a", "#ffffff", "#51606f"
 COLORS = {"SimpleRNN": "#b5520b", "GRU": "#0a7d5c", "LSTM": "#0b5cad", "LSTM, open": "#7a3fa0"}
 MARKERS = {"SimpleRNN": "s", "GRU": "^", "LSTM": "o", "LSTM, open": "D"}
+# A line that lies on another one lets it be seen.
+LOOKS: dict[str, Any] = {"GRU": {"markersize": 9}, "LSTM": {"markersize": 5, "linestyle": (0, (4, 2))}}
+DARK = {
+    INK: "#eef2f6", PAPER: "#12171d", RULE: "#8b9aab",
+    "#b5520b": "#f0a35e", "#0a7d5c": "#6fcfb0", "#0b5cad": "#7db8f5", "#7a3fa0": "#c9a2f2",
+}  # fmt: skip
+"""What colours become on a dark page."""
 STYLE: Any = {
-    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "font.size": 11, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.alpha": 0.25, "grid.color": RULE, "text.color": INK, "axes.edgecolor": RULE,
+    "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "figure.facecolor": PAPER, "axes.facecolor": PAPER,
 }  # fmt: skip
 NAMES = {
     "adding": ("Adding", "steps", "mean squared error", ".5f"),
     "copying": ("Copying", "blanks", "share of wrong symbols", ".3f"),
 }
+MINUS = "\N{MINUS SIGN}"
 STEPS_BACK = (2, 5, 10, 20, 50, 100, 200)
 
 
@@ -56,12 +75,23 @@ def write(results: dict[str, Any], folder: Path) -> list[Path]:
     for name, plot in PICTURES.items():
         path = folder / f"{name}.svg"
         with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-            figure = plot(results)
-            # White behind it all, so that it can be read on a dark page as well.
-            figure.savefig(path, facecolor="white", metadata={"Date": None})
+            figure, text = plot(results), io.StringIO()
+            figure.savefig(text, format="svg", metadata={"Date": None})
             plt.close(figure)
+        path.write_text(themed(text.getvalue()))
         paths.append(path)
     return paths
+
+
+def themed(picture: str) -> str:
+    """An SVG whose colours go by the page: light or dark."""
+    names = {color: f"--{number}" for number, color in enumerate(DARK)}
+    light = " ".join(f"{name}: {color};" for color, name in names.items())
+    dark = " ".join(f"{name}: {DARK[color]};" for color, name in names.items())
+    for color, name in names.items():
+        picture = picture.replace(f": {color}", f": var({name})")
+    style = f"<style>svg {{ {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}</style>"
+    return picture.replace(" <defs>", f" {style}\n <defs>", 1)
 
 
 def errors(results: dict[str, Any], task: str, cell: str) -> dict[int, dict[str, float]]:
@@ -124,7 +154,7 @@ def _slopes_table(results: dict[str, Any]) -> str:
     columns = [(cell, when) for cell in results["slopes"] for when in ("before", "after")]
     far = results["settings"]["inside"]
     rows = [
-        [str(back), *(_span(_at(results["slopes"][cell][when], back - 1), ".1e") for cell, when in columns)]
+        [str(back), *(_span(_at(results["slopes"][cell][when], back - 1), ".2g") for cell, when in columns)]
         for back in STEPS_BACK if back <= far
     ]  # fmt: skip
     title = f"Gradient with respect to the state some steps back, as a part of that one step back; {far} steps"
@@ -166,13 +196,14 @@ def _middle(spread: dict[str, list[float]]) -> int:
 
 
 def _span(spread: dict[str, float], form: str) -> str:
-    median, low, high = (format(spread[name], form) for name in ("median", "low", "high"))
+    # With a real minus, since lines break after hyphens.
+    median, low, high = (format(spread[name], form).replace("-", MINUS) for name in ("median", "low", "high"))
     return median if low == high else f"{median} ({low} to {high})"
 
 
 def plot_lengths(results: dict[str, Any]) -> Figure:
     """Errors against lengths."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6, 4), layout="constrained")
     for panel, (task, chance) in zip(panels, results["chance"].items(), strict=True):
         title, lengths, label, _ = NAMES[task]
         ticks: list[int] = []
@@ -180,19 +211,19 @@ def plot_lengths(results: dict[str, Any]) -> Figure:
             found = errors(results, task, cell)
             ticks = [*found]
             _line(panel, ticks, spread_of([*found.values()]), cell)
-        panel.axhline(chance, color="#555555", linestyle=":", label="chance")
-        panel.axhline(SOLVED * chance, color="#555555", linestyle="--", linewidth=1, label="learned, below this")
+        panel.axhline(chance, color=RULE, linestyle=":", label="chance")
+        panel.axhline(SOLVED * chance, color=RULE, linestyle="--", linewidth=1, label="learned, below this")
         panel.set(title=title, xlabel=lengths, ylabel=label, xscale="log", xticks=ticks, xticklabels=ticks)
         panel.minorticks_off()
     panels[0].set(yscale="log")
     panels[1].set(ylim=(-0.03, 1))
-    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def plot_gradients(results: dict[str, Any]) -> Figure:
     """Gradients against the distance in time."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(6, 4), layout="constrained", sharey=True)
     for panel, when in zip(panels, ("before", "after"), strict=True):
         for cell, found in results["slopes"].items():
             steps = range(1, len(found[when]["median"]) + 1)
@@ -205,21 +236,21 @@ def plot_gradients(results: dict[str, Any]) -> Figure:
 
 def plot_gates(results: dict[str, Any]) -> Figure:
     """Gates around a mark."""
-    figure, panels = plt.subplots(2, 2, figsize=(9, 6), layout="constrained", sharex=True, sharey=True)
+    figure, panels = plt.subplots(2, 2, figsize=(6, 5.6), layout="constrained", sharex=True, sharey=True)
     for row, (cell, found) in zip(panels, results["gates"].items(), strict=True):
         for panel, when in zip(row, ("before", "after"), strict=True):
             for name, spread in found[when].items():
                 middle = _middle(spread)
                 inner = {key: values[:-1] for key, values in spread.items()}
                 style: dict[str, Any] = {"linestyle": "-" if "carrier" in name else "--", "label": name}
-                color = "#0b5cad" if "keep" in name else "#b5520b"
+                color = COLORS["LSTM"] if "keep" in name else COLORS["SimpleRNN"]
                 _line(panel, range(-middle, middle + 1), inner, cell, color=color, marker="", **style)
-            panel.axvline(0, color="#555555", linestyle=":")
+            panel.axvline(0, color=RULE, linestyle=":")
             panel.set(title=f"{cell} {when} training", ylim=(0, 1.02))
         row[0].set(ylabel="gate")
     for panel in panels[-1]:
         panel.set(xlabel="steps from a marked number")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -231,7 +262,13 @@ def spread_of(points: list[dict[str, float]]) -> dict[str, list[float]]:
 def _line(panel: Axes, x: Iterable[float], y: dict[str, list[float]], cell: str, **style: Any) -> None:
     """A line for the median, and its range as a band."""
     places = [*x]
-    look: dict[str, Any] = {"color": COLORS[cell], "marker": MARKERS[cell], "label": cell, **style}
+    look: dict[str, Any] = {
+        "color": COLORS[cell],
+        "marker": MARKERS[cell],
+        "label": cell,
+        **LOOKS.get(cell, {}),
+        **style,
+    }
     panel.plot(places, y["median"], **look)
     panel.fill_between(places, y["low"], y["high"], color=look["color"], alpha=0.15, linewidth=0)
 
@@ -241,3 +278,8 @@ PICTURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "gradients": plot_gradients,
     "gates": plot_gates,
 }
+
+
+if __name__ == "__main__":
+    for folder in map(Path, sys.argv[1:]):
+        print("\n".join(map(str, write(json.loads((folder / "results.json").read_text()), folder))))

@@ -27,12 +27,13 @@ def learning_rate(options: argparse.Namespace, steps: int) -> optax.Schedule:
 def optimizer(options: argparse.Namespace, steps: int) -> optax.GradientTransformation:
     """Keras' Adam, whose epsilon of 1e-7 is added before the second moment's bias is corrected, not after.
 
-    ``--clip`` goes ahead of it, and ``--weight-decay`` is that of AdamW: apart from the moments, and of matrices only.
+    ``--clip-norm`` goes ahead of it, and ``--weight-decay`` is that of AdamW: apart from the moments, and of matrices
+    only.
     """
     adam = optax.inject_hyperparams(optax.scale_by_adam)
     parts: list[optax.GradientTransformation] = [adam(eps=lambda step: 1e-7 / jnp.sqrt(1 - 0.999 ** (step + 1.0)))]
-    if options.clip is not None:
-        parts.insert(0, optax.clip_by_global_norm(options.clip))
+    if options.clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(options.clip_norm))
     if options.weight_decay:
         parts.append(optax.add_decayed_weights(options.weight_decay, mask=_matrices))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(options, steps)))

@@ -33,9 +33,9 @@ def parse(description: str, arguments: list[str] | None = None) -> argparse.Name
 def _add_model(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (argparse has no public name for it)
     add = group.add_argument
     add("--cell", choices=[*LAYERS, "all"], default="lstm", help="recurrent layer, or all three in turn [%(default)s]")
-    add("--units", type=_count(), default=128, help="size of the recurrent layer [%(default)s]")
-    add("--embedding", type=_count(), default=128, help="size of the word vectors [%(default)s]")
-    add("--layers", type=_count(), default=1, help="recurrent layers on top of each other [%(default)s]")
+    add("--units", type=count(), default=128, help="size of the recurrent layer [%(default)s]")
+    add("--embedding", type=count(), default=128, help="size of the word vectors [%(default)s]")
+    add("--layers", type=count(), default=1, help="recurrent layers on top of each other [%(default)s]")
     add("--bidirectional", action="store_true", help="read in both directions, with twice the outputs")
     add("--dropout", type=_rate, default=0.2, help="rate on the layer's inputs [%(default)s]")
     add("--recurrent-dropout", type=_rate, default=0.2, help="rate on its state [%(default)s]")
@@ -47,21 +47,26 @@ def _add_model(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (argp
 
 def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
     add = group.add_argument
-    add("--epochs", type=_count(), default=2, help="passes over the reviews [%(default)s]")
-    add("--batch-size", type=_count(), default=32, help="reviews in a step [%(default)s]")
+    add("--epochs", type=count(), default=2, help="passes over the reviews [%(default)s]")
+    add("--batch-size", type=count(), default=32, help="reviews in a step [%(default)s]")
     add("--learning-rate", type=_positive, default=1e-3, help="of Adam [%(default)s]")
     add("--schedule", choices=SCHEDULES, default="constant", help="of the learning rate, down to 0 [%(default)s]")
-    add("--warmup", type=_count(0), default=0, metavar="STEPS", help="steps in which it rises first [%(default)s]")
-    add("--clip", type=_positive, metavar="NORM", help="gradients of a larger norm are scaled down to it [none are]")
+    add("--warmup", type=count(0), default=0, metavar="STEPS", help="steps in which it rises first [%(default)s]")
+    add(
+        "--clip-norm",
+        type=_positive,
+        metavar="NORM",
+        help="scale gradients of a larger norm down to it [never]",
+    )
     add("--weight-decay", type=_not_negative, default=0.0, help="of matrices, as in AdamW [%(default)s]")
-    add("--seed", type=_count(0), default=0, help="of weights, dropout and the order of reviews [%(default)s]")
-    add("--seeds", type=_count(), default=1, help="train with so many seeds, from --seed on [%(default)s]")
+    add("--seed", type=count(0), default=0, help="of weights, dropout and the order of reviews [%(default)s]")
+    add("--seeds", type=count(), default=1, help="train with so many seeds, from --seed on [%(default)s]")
     add(
         "--validation", type=_rate, default=0.0, metavar="SHARE",
         help="share of the training reviews, the last ones, that is held out; the model with the least loss on them is "
         "the one that is kept [%(default)s]",
     )  # fmt: skip
-    add("--patience", type=_count(), metavar="EPOCHS", help="stop after so many epochs in which that loss did not fall")
+    add("--patience", type=count(), metavar="EPOCHS", help="stop after so many epochs in which that loss did not fall")
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
@@ -72,9 +77,9 @@ def _add_data(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as ab
         "made-up ones [%(default)s]",
     )  # fmt: skip
     add("--data-dir", help="folder of TensorFlow Datasets [$TFDS_DATA_DIR or ~/tensorflow_datasets]")
-    add("--num-words", type=_count(INDEX_FROM + 1), default=10_000, help="size of the vocabulary [%(default)s]")
-    add("--maxlen", type=_count(), default=80, help="words of a review, the last ones [%(default)s]")
-    add("--limit", type=_count(), help="reviews in each split, for a quick look [all]")
+    add("--num-words", type=count(INDEX_FROM + 1), default=10_000, help="size of the vocabulary [%(default)s]")
+    add("--maxlen", type=count(), default=80, help="words of a review, the last ones [%(default)s]")
+    add("--limit", type=count(), help="reviews in each split, for a quick look [all]")
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
@@ -89,10 +94,10 @@ def _add_output(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as 
         help="folder for all that training changes; the same command goes on from there, and ends as if it had never "
         "been interrupted",
     )  # fmt: skip
-    add("--every", type=_count(), metavar="STEPS", help="save after so many steps, and after each epoch [250]")
+    add("--every", type=count(), metavar="STEPS", help="save after so many steps, and after each epoch [250]")
 
 
-def _count(least: int = 1) -> Callable[[str], int]:
+def count(least: int = 1) -> Callable[[str], int]:
     """Whole numbers from ``least`` on."""
 
     def read(text: str) -> int:

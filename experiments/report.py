@@ -113,7 +113,7 @@ def table(runs: Sequence[Run], data: str, is_imdb: bool) -> Table:
         result.add_column(TITLES[name], justify="right")
 
     def row(label: str, of: Callable[[Run], float], form: str = ".3f") -> None:
-        result.add_row(label, *(_mean_and_range([of(run) for run in group], form) for group in groups.values()))
+        result.add_row(label, *(spread([of(run) for run in group], form) for group in groups.values()))
 
     published = "published" if is_imdb else "published (IMDB)"
     row("parameters", lambda run: run.parameters, ",.0f")
@@ -127,9 +127,10 @@ def table(runs: Sequence[Run], data: str, is_imdb: bool) -> Table:
     return result
 
 
-def _mean_and_range(values: list[float], form: str) -> str:
+def spread(values: list[float], form: str, average: Callable[[list[float]], Any] = np.mean) -> str:
+    """An average, and the range where there is one."""
     low, high = format(min(values), form), format(max(values), form)
-    return format(np.mean(values), form) + (f" ({low}-{high})" if low != high else "")
+    return format(float(average(values)), form) + (f" ({low}-{high})" if low != high else "")
 
 
 def markdown(runs: Sequence[Run], data: str, is_imdb: bool) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from experiments.report import PUBLISHED
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SPEED = (ROOT / "docs" / "speed.md").read_text()
@@ -114,6 +116,23 @@ def test_single_steps() -> None:
             assert agrees(time, by_way[way]) and agrees(ratio, by_way[way] / by_way["torch"]), (way, column)
 
 
+def test_single_steps_when_deploying() -> None:
+    ways = {
+        "`apply_cell`, weights closed over": "apply_cell, weights closed over",
+        "`apply_cell`, weights as an argument": "apply_cell",
+        "a stateful layer, `nnx.split` and `jax.jit`": "stateful, nnx.split and jax.jit",
+        "a stateful layer, `nnx.cached_partial`": "stateful, nnx.cached_partial",
+        "a stateful layer, `nnx.jit`": "stateful, nnx.jit",
+        "torch's cell": "torch",
+    }
+    measured = load("single_step")["microseconds"]
+    rows = list(table((ROOT / "docs" / "deploying.md").read_text(), "What a call costs"))
+    assert {row["way"] for row in rows} == {*ways}
+    for row in rows:
+        assert agrees(row["LSTM, µs"], measured["lstm"][ways[row["way"]]]), row
+        assert agrees(row["GRU, µs"], measured["gru"][ways[row["way"]]]), row
+
+
 def test_a_step_of_the_experiment() -> None:
     written = re.findall(r"(?:^\| .*\n)+", SPEED[SPEED.index("## A training step") :], re.MULTILINE)[0]
     assert written.strip() in (RESULTS / "imdb_step.md").read_text()
@@ -127,6 +146,32 @@ def test_readme_is_short_and_has_what_was_measured() -> None:
         found = measured[CELLS[cell], "32, 80, 128, 128", "forward" if phase == "forward" else "training", "plain"]
         for column, time in row.items():
             assert time == "-" if COLUMNS[column] not in found else agrees(time, found[COLUMNS[column]]), column
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/imdb.md"])
+def test_accuracies_and_times_of_the_experiment(document: str) -> None:
+    runs = load("imdb_accuracy")["runs"]
+    figures = {"test accuracy": ("test", "accuracy"), "test loss": ("test", "loss")}
+    rows = list(table((ROOT / document).read_text(), "Keras itself"))
+    assert len(rows) >= 5
+    for row in rows:
+        figure, _, side = row.pop("mean of 6 seeds (range)").partition(", ")
+        for cell, written in row.items():
+            if side == "published":
+                split, name = figures[figure]
+                assert agrees(written, getattr(PUBLISHED[CELLS[cell]], name)) and split == "test"
+                continue
+            found = [run for run in runs if (run["side"], run["cell"]) == (side, CELLS[cell])]
+            assert sorted(run["seed"] for run in found) == [*range(6)]
+            if figure in figures:
+                split, name = figures[figure]
+                values = [run[split][name] for run in found]
+                middle = sum(values) / 6
+            else:
+                values = [sum(run["epoch_seconds"]) for run in found]
+                middle = sum(sorted(values)[2:4]) / 2
+            for one, value in zip(numbers(written), (middle, min(values), max(values)), strict=True):
+                assert agrees(one, value), (figure, side, cell)
 
 
 def test_the_picture_is_what_its_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:

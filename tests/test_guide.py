@@ -46,6 +46,18 @@ def test_every_class_has_equations_a_figure_an_example_and_code(name: str) -> No
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_page_has_equations_a_figure_and_code_of_core_and_faces(path: Path) -> None:
+    text = path.read_text()
+    assert re.search(r"^\$\$\n.+?\n\$\$$", text, re.DOTALL | re.MULTILINE)
+    assert re.search(r"^!\[[^\]]{20,}\]\(\.\./figures/[\w-]+\.svg\)$", text, re.MULTILINE)
+    code = "".join(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    for used in (r"flax_rnn\.(rnn|apply_cell|bidirectional)\(", r"flax_rnn\.nnx\.\w+\(", r"flax_rnn\.linen\.\w+\("):
+        assert re.search(used, code)
+    assert code.count("assert ") >= 3
+    assert [line for line in code.splitlines() if len(line) > 88] == []  # as much as the site shows without scrolling
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_pages_are_short_and_say_when_and_what_goes_wrong(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= 125
@@ -63,7 +75,7 @@ def test_figures_are_what_their_script_draws(drawn: dict[str, str]) -> None:
 @pytest.mark.parametrize("module", [flax_rnn, flax_rnn.nnx, flax_rnn.linen], ids=["core", "nnx", "linen"])
 def test_the_reference_has_every_public_name(module: ModuleType) -> None:
     text = "".join(path.read_text() for path in (DOCS / "api").glob("*.rst"))
-    named = {*re.findall(rf"^\.\. auto\w+:: {re.escape(module.__name__)}\.(\w+)$", text, re.MULTILINE)}
+    named = {*re.findall(rf"^(?:\.\. auto\w+::|  ) ~?{re.escape(module.__name__)}\.(\w+)$", text, re.MULTILINE)}
     public = {
         name
         for name, value in vars(module).items()

@@ -4,12 +4,14 @@ from html import escape
 
 STYLE = """
   svg { --paper: #ffffff; --box: #eef2f7; --line: #51606f; --ink: #17202a; --faint: #4a5763;
-        --x: #2e7d32; --h: #0b5cad; --c: #b34700; --gate: #fff3d6; --gate-line: #96690a; --off: #c3ccd6; }
+        --x: #2e7d32; --h: #0b5cad; --c: #b34700; --back: #7a3fa0;
+        --gate: #fff3d6; --gate-line: #96690a; --off: #9aa7b4; }
   @media (prefers-color-scheme: dark) {
     svg { --paper: #12171d; --box: #1f2833; --line: #8b9aab; --ink: #eef2f6; --faint: #b4c0cc;
-          --x: #81c784; --h: #7db8f5; --c: #ffab70; --gate: #3b3015; --gate-line: #d9ad4a; --off: #5b6977; }
+          --x: #81c784; --h: #7db8f5; --c: #ffab70; --back: #c9a2f2;
+          --gate: #3b3015; --gate-line: #d9ad4a; --off: #5b6977; }
   }
-  text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 17px; fill: var(--ink); }
+  text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 18px; fill: var(--ink); }
   .paper { fill: var(--paper); }
   .box { fill: var(--box); stroke: var(--line); stroke-width: 1.3; }
   .gate { fill: var(--gate); stroke: var(--gate-line); stroke-width: 1.5; }
@@ -20,14 +22,15 @@ STYLE = """
   .middle { text-anchor: middle; }
   .end { text-anchor: end; }
   .bold { font-weight: bold; }
-  .faint { fill: var(--faint); font-size: 15px; }
+  .faint { fill: var(--faint); font-size: 16px; }
   .x-line { stroke: var(--x); } .h-line { stroke: var(--h); } .c-line { stroke: var(--c); }
+  .back-line { stroke: var(--back); } .back { fill: var(--back); }
   .gate-line { stroke: var(--gate-line); } .plain-line { stroke: var(--line); } .off-line { stroke: var(--off); }
   .x { fill: var(--x); } .h { fill: var(--h); } .c { fill: var(--c); } .off-text { fill: var(--off); }
   .dot { stroke: none; } .gate-dot { fill: var(--gate-line); }
 """
 
-COLOURS = ("x", "h", "c", "gate", "plain", "off")
+COLOURS = ("x", "h", "c", "back", "gate", "plain", "off")
 
 
 class Pen:

@@ -45,20 +45,25 @@ class KerasNames:
 class CellArguments(KerasNames):
     """What all built-in cells have in common.
 
-    The matrix products take operands of the compute dtype; their sums, the gates and the carry that is integrated over
-    time are kept in float32 at least, also where ``dtype`` is bfloat16 or float16.
-
     Attributes:
       use_bias: whether to add a bias.
-      kernel_initializer: for ``kernel`` ``(D, g H)``, over the fused matrix of all ``g`` gates.
-      recurrent_initializer: for ``recurrent_kernel`` ``(H, g H)``, likewise.
-      bias_initializer: for ``bias``.
-      dropout: rate in [0, 1) at which input features are dropped.
-      recurrent_dropout: rate in [0, 1) at which features of the previous output are dropped. Above 0 each gate has its
-        own masks, of the inputs too.
-      dtype: dtype of the computation; ``None`` takes it from the inputs and the weights.
-      param_dtype: dtype of the weights.
-      precision: of the matrix products, as in ``jax.lax.dot``.
+      kernel_initializer: for ``kernel``, over the fused matrix of all gates: a name as in Keras, see
+        ``flax_rnn.initializers``, or a callable ``(key, shape, dtype) -> array``.
+      recurrent_initializer: for ``recurrent_kernel``, likewise.
+      bias_initializer: for ``bias``, likewise.
+      dropout: rate in [0, 1) at which input features are dropped when training: by masks that are drawn once for a
+        sequence, and the same at all of its steps.
+      recurrent_dropout: rate in [0, 1) at which features of the previous output are dropped, likewise. Above 0 each
+        gate has its own masks, of the inputs too.
+      dtype (DTypeLike | None): of the computation; ``None`` takes it from the inputs and the weights. The products take
+        operands of this dtype; their sums, the gates and the carry that is integrated over time are kept in float32 at
+        least, also where it is bfloat16 or float16.
+      param_dtype (DTypeLike): dtype of the weights.
+      precision (PrecisionLike): of the matrix products, as in ``jax.lax.dot``.
+
+    Raises:
+      ValueError: for arguments that make no sense, such as unknown names.
+      TypeError: for arguments of the wrong type, and unknown ones.
     """
 
     use_bias: bool = True
@@ -94,8 +99,9 @@ class Units:
     """The arguments that come first, and may go without a name; a class of its own for that reason.
 
     Attributes:
-      units: size H of the output.
-      activation: a name, a callable or ``None`` (linear).
+      units: size H of the output and of the state.
+      activation: applied to what the new state is made of: a name as in Keras, see ``flax_rnn.activations``, a callable
+        ``array -> array`` or ``None`` (linear).
     """
 
     units: int

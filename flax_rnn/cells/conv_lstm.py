@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import activations, initializers
+from flax_rnn._docstrings import describe
 from flax_rnn.cells.arguments import CellArguments
 from flax_rnn.cells.convolutions import convolve, convolve_state
 from flax_rnn.cells.dense import RecurrentWeights, accumulation_dtype
@@ -29,13 +30,14 @@ class Window:
     """The arguments that come first, and may go without a name, and the other ones of the convolutions.
 
     Attributes:
-      filters: number F of output channels.
-      kernel_size: of both convolutions.
-      strides: of the convolution of the inputs.
+      filters: number F of channels of output and state.
+      kernel_size: of both convolutions; one number for each spatial axis, or one for all of them.
+      strides: of the convolution of the inputs; likewise.
       padding: of the convolution of the inputs, ``"valid"`` or ``"same"``.
       data_format: ``"channels_last"``, the only one.
-      dilation_rate: of ``kernel``, where ``strides`` are 1; ``recurrent_kernel`` is never dilated.
-      activation: as in ``LSTMCell``.
+      dilation_rate: of ``kernel``, where ``strides`` are 1; likewise. ``recurrent_kernel`` is never dilated.
+      activation: of ``g`` and of the new memory: a name as in Keras, see ``flax_rnn.activations``, a callable
+        ``array -> array`` or ``None`` (linear).
     """
 
     filters: int
@@ -102,13 +104,27 @@ class ConvLSTM3DArguments(ConvLSTMArguments):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class ConvLSTMCell(LSTMEquations, ConvLSTMArguments):
-    """Base of the convolutional LSTMs; the carry is ``LSTMCarry(h, c)``, both ``(B, *S', F)``.
+    """Base of the convolutional LSTMs.
 
-    The equations are those of ``LSTMCell``, where for ``x @ K`` stands the convolution of the inputs, which the options
-    of ``Window`` describe, and for ``h @ R`` that of the output, with strides of 1 and ``"same"`` padding. Weights are
-    ``kernel`` ``(*kernel_size, C, 4 F)``, ``recurrent_kernel`` ``(*kernel_size, F, 4 F)`` and ``bias`` ``(4 F,)``.
+    Inputs are ``(B, *S, C)``, with spatial axes ``S`` and channels ``C``. The carry is ``LSTMCarry(h, c)``, both
+    ``(B, *S', F)``, where ``S'`` is what the convolution of the inputs makes of ``S``. With ``K`` for ``kernel``, ``R``
+    for ``recurrent_kernel``, ``b`` for ``bias``, their last axis in the order i, f, g, o, and ``conv`` and ``same`` for
+    the convolutions::
 
-    With dropout each gate has masks of its own, always, and these drop single numbers rather than whole channels.
+        i = recurrent_activation(conv(x, K_i) + same(h, R_i) + b_i)
+        f = recurrent_activation(conv(x, K_f) + same(h, R_f) + b_f)
+        g = activation(conv(x, K_g) + same(h, R_g) + b_g)
+        o = recurrent_activation(conv(x, K_o) + same(h, R_o) + b_o)
+        c' = f * c + i * g
+        h' = o * activation(c')
+
+    ``strides``, ``padding`` and ``dilation_rate`` are those of ``conv``; ``same`` has strides of 1 and ``"same"``
+    padding. With dropout each gate has masks of its own, always, and these drop single numbers rather than channels.
+
+    Weights:
+      kernel: ``(*kernel_size, C, 4 F)``
+      recurrent_kernel: ``(*kernel_size, F, 4 F)``
+      bias: ``(4 F,)``, where ``use_bias``
 
     Source: Shi et al. 2015, "Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting",
     without its peepholes; ``keras.layers.ConvLSTM1D``, ``ConvLSTM2D`` and ``ConvLSTM3D``.
@@ -202,16 +218,19 @@ class ConvLSTMCell(LSTMEquations, ConvLSTMArguments):
         return jnp.split(convolve(x, kernel, strides, self.padding, dilation_rate, self.precision), gates, -1)
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class ConvLSTM1DCell(ConvLSTMCell, ConvLSTM1DArguments):
-    """A ``ConvLSTMCell`` over one spatial axis: inputs ``(B, S, C)``."""
+    """One step of an LSTM with convolutions over one spatial axis: inputs ``(B, S, C)``."""
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class ConvLSTM2DCell(ConvLSTMCell, ConvLSTM2DArguments):
-    """A ``ConvLSTMCell`` over two spatial axes: inputs ``(B, S_1, S_2, C)``."""
+    """One step of an LSTM with convolutions over two spatial axes: inputs ``(B, S_1, S_2, C)``."""
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class ConvLSTM3DCell(ConvLSTMCell, ConvLSTM3DArguments):
-    """A ``ConvLSTMCell`` over three spatial axes: inputs ``(B, S_1, S_2, S_3, C)``."""
+    """One step of an LSTM with convolutions over three spatial axes: inputs ``(B, S_1, S_2, S_3, C)``."""

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import initializers
+from flax_rnn._docstrings import describe
 from flax_rnn.cells.arguments import CellArguments
 from flax_rnn.cells.dense import DenseCell
 from flax_rnn.cells.gru import GRUArguments, GRUCell
@@ -79,11 +80,22 @@ class _CuDNNWeights(DenseCell):
         return bias
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class CuDNNLSTMCell(_CuDNNWeights, CuDNNLSTMArguments, LSTMCell):
-    """``LSTMCell`` with the weights of ``CuDNNLSTM``: gates i, f, g, o, ``bias`` ``(8 H,)``.
+    """``LSTMCell`` with weights as the ``CuDNNLSTM`` of Keras 2 kept them; runs wherever jax does.
 
-    With ``unit_forget_bias`` it is the forget gate's bias of the state that starts at 1.
+    Each gate's block of ``kernel`` ``(D, H)`` holds the numbers of a row-major ``(H, D)`` matrix, the transpose of the
+    plain one, and each block of ``recurrent_kernel`` ``(H, H)`` is transposed, too. ``bias`` has the biases of the
+    inputs, then those of the state, which are added; with ``unit_forget_bias`` it is that of the state that starts at
+    1. Otherwise it is an ``LSTMCell``.
+
+    Weights:
+      kernel: ``(D, 4 H)``
+      recurrent_kernel: ``(H, 4 H)``
+      bias: ``(8 H,)``
+
+    Source: ``CuDNNLSTM`` of Keras 2.
     """
 
     def _plain_bias(self, bias: jax.Array) -> jax.Array:
@@ -94,6 +106,19 @@ class CuDNNLSTMCell(_CuDNNWeights, CuDNNLSTMArguments, LSTMCell):
         return initializers.unit_forget_bias(bias, 5 * self.units, self.units) if self.unit_forget_bias else bias
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class CuDNNGRUCell(_CuDNNWeights, CuDNNGRUArguments, GRUCell):
-    """``GRUCell`` with the weights of ``CuDNNGRU``: gates z, r, n, ``bias`` ``(6 H,)``; it resets after the product."""
+    """``GRUCell`` with weights as the ``CuDNNGRU`` of Keras 2 kept them; runs wherever jax does.
+
+    Each gate's block of ``kernel`` ``(D, H)`` holds the numbers of a row-major ``(H, D)`` matrix, the transpose of the
+    plain one, and each block of ``recurrent_kernel`` ``(H, H)`` is transposed, too. ``bias`` has the biases of the
+    inputs, then those of the state. Otherwise it is a ``GRUCell`` that resets after the product.
+
+    Weights:
+      kernel: ``(D, 3 H)``
+      recurrent_kernel: ``(H, 3 H)``
+      bias: ``(6 H,)``
+
+    Source: ``CuDNNGRU`` of Keras 2.
+    """

@@ -36,7 +36,18 @@ class RecurrentWeights(NamedTuple):
 
 
 class DenseCell(CellArguments, Cell):
-    """Base of the cells whose gates are ``x @ kernel + h @ recurrent_kernel + bias``."""
+    """Base of the cells whose gates are ``x @ kernel + h @ recurrent_kernel + bias``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax_rnn import {name}, rnn
+      >>> cell = {name}({H})
+      >>> params = cell.init_params(jax.random.key(0), 3)  # for 3 features
+      >>> x = jnp.ones({x})  # 2 sequences of 5 steps
+      >>> rnn(cell, params, x, return_sequences=True).shape
+      {y}
+    """
 
     num_gates: ClassVar[int] = 1
     units: Any  # an argument of most cells

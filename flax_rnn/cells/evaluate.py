@@ -16,11 +16,21 @@ def apply_cell(
 ) -> tuple[Carry, jax.Array]:
     """One step: ``(carry, inputs (B, D)) -> (new carry, output (B, H))``.
 
-    The new carry has the containers of the given one: what is given ``[h, c]`` returns a list, too.
+    Args:
+      cell: what to compute.
+      params: the weights of ``cell``.
+      carry (Carry): the state to start from.
+      inputs (ArrayLike): those of one step, ``(B, D)``, or ``(B, *S, C)`` for cells with spatial axes; ``B`` are any
+        number of batch axes, also none.
+      masks: the dropout masks, as ``cell.dropout_masks`` draws them; ``None`` for no dropout.
+
+    Returns:
+      ``(carry, output)``, the new state and the output ``(B, H)``. The new carry has the containers of the given one,
+      such as a list for ``[h, c]``.
 
     Raises:
-      ValueError: if ``params``, ``inputs`` or ``carry`` do not have the shapes that ``cell`` needs.
-      TypeError: if they do not hold real numbers.
+      ValueError: for weights, inputs or states of the wrong shape or structure.
+      TypeError: for weights, inputs or states of the wrong dtype.
     """
     x = jnp.asarray(inputs)
     check_params("params", cell, params, x)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import activations
+from flax_rnn._docstrings import describe
 from flax_rnn.cells.arguments import DenseArguments, Dtype
 from flax_rnn.cells.dense import DenseCell, RecurrentWeights, accumulation_dtype
 from flax_rnn.cells.protocol import Affine, Params, affine
@@ -26,7 +27,7 @@ class GRUArguments(DenseArguments):
     """The arguments of a ``GRUCell``.
 
     Attributes:
-      recurrent_activation: of the gates z, r.
+      recurrent_activation: of the gates z, r; a name, a callable or ``None``.
       reset_after: whether the reset gate is applied after the recurrent product (as in cuDNN) or before it.
     """
 
@@ -35,11 +36,13 @@ class GRUArguments(DenseArguments):
     reset_after: bool = True
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class GRUCell(DenseCell, GRUArguments):
-    """Gated recurrent unit; the carry is the output ``h``, kept in float32 at least.
+    """One step of a gated recurrent unit: a gate decides how much of the old output to keep.
 
-    With the columns of ``K`` and ``R`` in the order z, r, n::
+    The carry is the output ``h`` ``(B, H)``, kept in float32 at least. With ``K`` for ``kernel``, ``R`` for
+    ``recurrent_kernel``, and their columns in the order z, r, n::
 
         z = recurrent_activation(x @ K_z + h @ R_z + b_z)
         r = recurrent_activation(x @ K_r + h @ R_r + b_r)
@@ -47,11 +50,17 @@ class GRUCell(DenseCell, GRUArguments):
         n = activation(x @ K_n + b_n + (r * h) @ R_n)           otherwise
         h' = z * h + (1 - z) * n
 
-    ``bias`` is ``(2, 3 H)`` where ``reset_after``, the input biases ``b`` above the recurrent ones ``d`` (``d_z`` and
-    ``d_r`` are added to ``b_z`` and ``b_r``), and ``(3 H,)`` otherwise.
+    ``bias`` has the input biases ``b`` above the recurrent ones ``d`` where ``reset_after``; ``d_z`` and ``d_r`` are
+    added to ``b_z`` and ``b_r``.
+
+    Weights:
+      kernel: ``(D, 3 H)``
+      recurrent_kernel: ``(H, 3 H)``
+      bias: ``(2, 3 H)``, where ``use_bias``; ``(3 H,)`` without ``reset_after``
 
     Source: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder" (version 3, and version 1 with
-    the reset after); ``keras.layers.GRUCell``.
+    the reset after); ``keras.layers.GRU`` and
+    ``GRUCell``.
     """
 
     num_gates: ClassVar[int] = 3

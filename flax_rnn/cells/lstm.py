@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import activations, initializers
+from flax_rnn._docstrings import describe
 from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.dense import DenseCell, RecurrentWeights, accumulation_dtype
 from flax_rnn.cells.protocol import Affine, Params, affine
@@ -20,6 +21,10 @@ class LSTMCarry(NamedTuple):
 
     h: jax.Array
     c: jax.Array
+
+
+# So that functions whose arguments or results are states can be serialized.
+jax.export.register_namedtuple_serialization(LSTMCarry, serialized_name="flax_rnn.LSTMCarry")
 
 
 class LSTMValues(NamedTuple):
@@ -38,8 +43,8 @@ class LSTMGates:
     """What an LSTM has beside the arguments of every cell.
 
     Attributes:
-      recurrent_activation: of the gates i, f, o.
-      unit_forget_bias: whether ``b_f`` starts at 1.
+      recurrent_activation: of the gates i, f, o; a name, a callable or ``None``.
+      unit_forget_bias: whether the bias of the forget gate, ``b_f``, starts at 1.
     """
 
     recurrent_activation: activations.Activation = "sigmoid"
@@ -82,11 +87,14 @@ class LSTMEquations(DenseCell):
         return initializers.unit_forget_bias(bias, self.units, self.units) if self.unit_forget_bias else bias
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class LSTMCell(LSTMEquations, LSTMArguments):
-    """Long short-term memory; the carry is ``LSTMCarry(h, c)``.
+    """One step of long short-term memory: gates decide what a memory ``c`` takes up, keeps and shows.
 
-    With the columns of ``K``, ``R`` and ``b`` in the order i, f, g, o::
+    The carry is ``LSTMCarry(h, c)``: the output ``h`` ``(B, H)`` in the compute dtype, and ``c`` ``(B, H)`` in float32
+    at least. With ``K`` for ``kernel``, ``R`` for ``recurrent_kernel``, ``b`` for ``bias``, and their columns in the
+    order i, f, g, o::
 
         i = recurrent_activation(x @ K_i + h @ R_i + b_i)
         f = recurrent_activation(x @ K_f + h @ R_f + b_f)
@@ -95,6 +103,11 @@ class LSTMCell(LSTMEquations, LSTMArguments):
         c' = f * c + i * g
         h' = o * activation(c')
 
+    Weights:
+      kernel: ``(D, 4 H)``
+      recurrent_kernel: ``(H, 4 H)``
+      bias: ``(4 H,)``, where ``use_bias``
+
     Source: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory", with the forget gate of Gers et al. 2000;
-    ``keras.layers.LSTMCell``.
+    ``keras.layers.LSTM`` and ``LSTMCell``.
     """

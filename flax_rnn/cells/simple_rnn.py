@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from flax_rnn import activations
+from flax_rnn._docstrings import describe
 from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.dense import DenseCell, RecurrentWeights
 from flax_rnn.cells.protocol import Affine, Params, affine
@@ -18,13 +19,22 @@ class SimpleRNNValues(NamedTuple):
     h: jax.Array
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class SimpleRNNCell(DenseCell, DenseArguments):
-    """Elman's fully connected cell; the carry is the output ``h``.
+    """One step of Elman's fully connected recurrent network.
 
-    ``h' = activation(x @ K + h @ R + b)``
+    The carry is the output ``h`` ``(B, H)``, in the compute dtype. With ``K`` for ``kernel``, ``R`` for
+    ``recurrent_kernel`` and ``b`` for ``bias``::
 
-    Source: Elman 1990, "Finding Structure in Time"; ``keras.layers.SimpleRNNCell``.
+        h' = activation(x @ K + h @ R + b)
+
+    Weights:
+      kernel: ``(D, H)``
+      recurrent_kernel: ``(H, H)``
+      bias: ``(H,)``, where ``use_bias``
+
+    Source: Elman 1990, "Finding Structure in Time"; ``keras.layers.SimpleRNN`` and ``SimpleRNNCell``.
     """
 
     def initial_carry(self, params: Params, projected: tuple[jax.Array, ...]) -> jax.Array:

@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flax_rnn._docstrings import describe
 from flax_rnn.cells.dropout import layer_key
 from flax_rnn.cells.evaluate import bind_constants, output_shape, takes_constants
 from flax_rnn.cells.protocol import Affine, Cell, Dot, Params, affine, check_cell, dot, explain
 
 
+@describe
 @dataclasses.dataclass(unsafe_hash=True)
 class StackedRNNCells(Cell):
     """Cells on top of each other, as one cell: within a step the output of each is the input of the next.
@@ -20,7 +22,24 @@ class StackedRNNCells(Cell):
     layer by layer, which gives the same numbers and lets every cell project its inputs ahead of its loop.
 
     Attributes:
-      cells: the cells, from the bottom up.
+      cells (Sequence[Cell]): the cells, from the bottom up.
+
+    Raises:
+      ValueError: for no cells.
+      TypeError: for what is no cell.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax_rnn import GRUCell, LSTMCell, StackedRNNCells, rnn
+      >>> stack = StackedRNNCells([LSTMCell(4), GRUCell(6)])
+      >>> params = stack.init_params(jax.random.key(0), 3)  # for 3 features
+      >>> x = jnp.ones((2, 5, 3))  # 2 sequences of 5 steps
+      >>> outputs, carry = rnn(stack, params, x, return_state=True)
+      >>> outputs.shape
+      (2, 6)
+      >>> jax.tree.map(jnp.shape, carry)
+      (LSTMCarry(h=(2, 4), c=(2, 4)), (2, 6))
 
     Source: ``keras.layers.StackedRNNCells``.
     """

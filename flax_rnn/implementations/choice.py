@@ -38,7 +38,7 @@ def slower(implementation: Implementation, request: Request) -> str | None:
     """
     if implementation.name == "fused" and not getattr(request.cell, "records_products", True):
         return "the cell does not show its products, and 'fused' would gain nothing"
-    if request.shape is None or not request.training or request.shape[1] > 1:
+    if request.shape is None or not request.training or request.shape[1] != 1:
         return None
     # XLA makes no loop of a single step, and its products are no smaller than those of a kernel.
     rows, gates = request.shape[0], getattr(request.cell, "num_gates", 1)

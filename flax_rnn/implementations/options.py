@@ -14,8 +14,9 @@ class SequenceOptions(KerasNames):
     Attributes:
       return_sequences: whether to return the outputs of all steps ``(B, T, H)`` or that of the last ``(B, H)``.
       return_state: whether to return ``(outputs, carry)`` in place of ``outputs``.
-      go_backwards: whether to start at the last step. Outputs then come in the order of processing, as in Keras,
-      keep_order: unless this is set: in the order of the inputs.
+      go_backwards: whether to start at the last step. Outputs then come in the order of processing, as in Keras, unless
+        ``keep_order``.
+      keep_order: whether outputs come in the order of the inputs also where ``go_backwards``.
       unroll: ``False`` for a loop, ``True`` for none, or how many steps to put into one iteration of it.
       zero_output_for_mask: whether the outputs of masked steps are zeros, or those of the last step that was not masked
         (zeros where there was none). The last output ``(B, H)`` is always that of the last step that was not masked.
@@ -23,8 +24,11 @@ class SequenceOptions(KerasNames):
       checkpoint_every: for long sequences: of how many steps each only one state is kept for the backward pass, which
         computes the others again; ``None`` to keep what all steps leave behind. About the root of the number of steps
         takes the least memory. Numbers and gradients stay the same.
-      implementation: how to evaluate the loop; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``, and
-        no ``checkpoint_every``.
+      implementation: how to evaluate the loop: ``"auto"`` for what is best, ``"scan"``, ``"fused"``, ``"native"`` or
+        ``"cudnn"``; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``, and no ``checkpoint_every``.
+
+    Raises:
+      ValueError: for arguments that make no sense, such as unknown names.
     """
 
     return_sequences: bool = False

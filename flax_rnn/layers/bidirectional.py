@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from flax_rnn._docstrings import describe_call
 from flax_rnn.cells.protocol import Carry, Cell, Masks, Params
-from flax_rnn.layers.rnn import begin, finish, run_both
+from flax_rnn.implementations.options import SequenceOptions
+from flax_rnn.layers.rnn import begin, finish, rnn, run_both
 from flax_rnn.layers.stateful import LayerOptions
 
 # What the layers of both directions have in common.
@@ -71,6 +73,7 @@ def merge(forward: jax.Array, backward: jax.Array, merge_mode: str | None) -> An
             return forward, backward
 
 
+@describe_call(rnn, SequenceOptions)
 def bidirectional(
     cells: tuple[Cell, Cell],
     params: tuple[Params, Params],
@@ -92,17 +95,17 @@ def bidirectional(
 
     Args:
       cells, params: the forward and the backward one.
-      inputs: ``(B, T, D)``.
       merge_mode: see ``merge``.
-      initial_state: ``(forward carry, backward carry)``; ``None`` for zeros.
+      initial_state (tuple[Carry, Carry] | None): ``(forward carry, backward carry)``; ``None`` for zeros.
       dropout_key: as in ``rnn``, or a pair of them; each direction gets a key of its own, even from the same one.
       dropout_masks: in place of it a pair of masks, each as in ``rnn``.
       go_backwards: whether ``cells[0]`` runs backwards and ``cells[1]`` forwards instead.
-      return_sequences, return_state: as in ``rnn``.
-      **options: the others of ``rnn``.
+      **options (Any): the others of ``rnn``.
 
     Returns:
-      ``outputs``, or ``(outputs, (forward carry, backward carry))`` where ``return_state``.
+      ``outputs`` in the compute dtype, which ``merge_mode`` makes of those of both directions. These are ``(B, H)``, or
+      ``(B, T, H)`` with ``return_sequences``; concatenated they have ``2 H`` features, and for ``None`` they are a
+      pair. With ``return_state`` it is ``(outputs, (forward carry, backward carry))``.
 
     Source: Schuster & Paliwal 1997, "Bidirectional Recurrent Neural Networks"; ``keras.layers.Bidirectional``.
     """

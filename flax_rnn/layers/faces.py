@@ -6,7 +6,7 @@ from typing import Any
 from flax_rnn.cells.protocol import MEMBERS, Cell, missing_members
 
 # Members of a cell of the core that a module of a face does not have: what would define them would define nothing.
-_OF_THE_CORE = frozenset({*MEMBERS, "param_specs"} - {"num_feature_axes"})
+_OF_THE_CORE = frozenset({*MEMBERS, "param_specs", "explain"} - {"num_feature_axes"})
 
 
 def refuse_members(cls: type) -> None:

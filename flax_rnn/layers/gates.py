@@ -36,11 +36,15 @@ def gates(
 ) -> Values:
     """The values of the gates and states at every step of ``rnn(cell, params, inputs, ...)``, by their names.
 
-    ``gates(LSTMCell(8), params, x).f`` is what the forget gate was. Gates are given behind their activations, and in
-    float32 at least; states as the carry has them behind the step.
+    Gates are given behind their activations, and in float32 at least; states as the carry has them behind the step.
+    ``gates(LSTMCell(8), params, x).f`` is what the forget gate was.
 
     At a masked step all of them are those of the step before it that counted, and zeros where there was none, as it is
     with outputs; with ``zero_output_for_mask`` they are zeros.
+
+    Of a layer of ``flax_rnn.nnx`` they are those of ``layer.cell.core`` with ``layer.cell.weights()``. For one of
+    ``flax_rnn.linen``, a cell of the core with equal arguments takes ``variables["params"]["cell"]``. The layer's
+    options, such as ``go_backwards``, are given here.
 
     Args:
       cell: one that names its values, as all of this library do, or a stack of them; see ``Cell.explain``.
@@ -49,13 +53,30 @@ def gates(
         ``"fused"`` and ``"scan"`` can show what is within a step.
 
     Returns:
-      Arrays ``(B, T, H)``, or ``(T, B, H)`` where ``time_major``: ``LSTMValues(i, f, g, o, c, h)`` for an LSTM, also of
-      convolutions, ``GRUValues(z, r, n, h)``, ``SimpleRNNValues(h)``; for a stack a tuple with those of each cell.
+      ``LSTMValues(i, f, g, o, c, h)`` for an LSTM, also of convolutions, ``GRUValues(z, r, n, h)``, or
+      ``SimpleRNNValues(h)``, of arrays ``(B, T, H)``, or ``(T, B, H)`` where ``time_major``; for a stack a tuple with
+      those of each cell.
 
     Raises:
       TypeError: for a cell that does not name its values, for ``return_sequences`` and ``return_state``, and as
         ``rnn``.
       ValueError: as ``rnn``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> import flax_rnn.linen
+      >>> import flax_rnn.nnx
+      >>> x = jnp.ones((2, 5, 3))
+      >>> layer = flax_rnn.nnx.LSTM(3, 4, rngs=nnx.Rngs(0))
+      >>> values = flax_rnn.gates(layer.cell.core, layer.cell.weights(), x)
+      >>> values.f.shape
+      (2, 5, 4)
+      >>> layer = flax_rnn.linen.GRU(4)
+      >>> params = layer.init(jax.random.key(0), x)["params"]["cell"]
+      >>> flax_rnn.gates(flax_rnn.GRUCell(4), params, x).z.shape
+      (2, 5, 4)
     """
     check_cell("cell", cell)
     if silent := [one for one in _cells(cell) if not names_values(one)]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from flax_rnn import _checks
+from flax_rnn._docstrings import describe_call
 from flax_rnn.cells.dropout import Dropout
 from flax_rnn.cells.evaluate import bind_constants
 from flax_rnn.cells.protocol import Carry, Cell, Masks, Params, check_cell
@@ -34,6 +35,7 @@ def rnn(
 def rnn(cell: Cell, params: Params, inputs: ArrayLike, *, return_state: bool, **arguments: Any) -> Any: ...
 
 
+@describe_call()
 def rnn(
     cell: Cell,
     params: Params,
@@ -50,34 +52,36 @@ def rnn(
 ) -> Any:
     """Runs ``cell`` over the time axis of ``inputs``.
 
-    At a masked step the carry stays as it is, and nothing of the input counts, not even a NaN in it. A sequence without
-    any step left returns its initial carry.
-
-    There may be any number of batch axes, ``(*batch, T, D)``, also none; ``B`` stands for all of them.
+    A sequence without any step left by its mask returns its initial carry.
 
     Args:
       cell: what to run; a ``StackedRNNCells`` is run layer by layer.
       params: the weights of ``cell``.
-      inputs: ``(B, T, D)``, or ``(T, B, D)`` where ``time_major``.
-      initial_state: the carry to start from, in the structure that ``return_state`` returns; ``None`` for zeros.
-      mask: booleans ``(B, T)``, or ``(T, B)`` where ``time_major``: which steps count. Any pattern will do.
-      seq_lengths: integers ``(B,)``: how many steps at the start count; in place of ``mask``.
-      resets: booleans ``(B, T)``, or ``(T, B)`` where ``time_major``: the steps ahead of which the carry is set to
-        zero, for rows in which several sequences follow each other.
-      constants: arrays that all steps use besides the weights, for cells that take them; see ``Cell``. In a stack each
-        cell that takes them gets them.
+      inputs (ArrayLike): ``(B, T, D)``, or ``(T, B, D)`` where ``time_major``, for ``T`` steps of ``D`` features; in
+        place of ``D`` stands ``(*S, C)`` for cells with spatial axes. ``B`` are any number of batch axes, also none.
+      initial_state (Carry | None): the carry to start from, in the structure that ``return_state`` returns; ``None``
+        for zeros.
+      mask (ArrayLike | None): booleans ``(B, T)``, or ``(T, B)`` where ``time_major``: which steps count. Any pattern
+        will do. At a masked step the carry stays as it is, and nothing of the input counts, not even a NaN in it.
+      seq_lengths (ArrayLike | None): integers ``(B,)``: how many steps at the start count; in place of ``mask``.
+      resets (ArrayLike | None): booleans ``(B, T)``, or ``(T, B)`` where ``time_major``: the steps ahead of which the
+        carry is set to zero, for rows in which several sequences follow each other.
+      constants (Any): arrays that all steps use besides the weights, for cells that take them; see ``Cell``. In a stack
+        each cell that takes them gets them.
       dropout_key: the key of the dropout masks when training; ``None`` for no dropout.
       dropout_masks: the masks themselves, as ``cell.dropout_masks`` draws them; in place of ``dropout_key``.
-      **options: the fields of ``SequenceOptions``: ``return_sequences``, ``return_state``, ``go_backwards``,
+      **options (Any): the fields of ``SequenceOptions``: ``return_sequences``, ``return_state``, ``go_backwards``,
         ``keep_order``, ``unroll``, ``zero_output_for_mask``, ``time_major``, ``checkpoint_every``, ``implementation``.
 
     Returns:
-      ``outputs``, ``(B, T, H)`` or ``(B, H)`` in the compute dtype, or ``(outputs, carry)`` where ``return_state``.
+      ``outputs`` in the compute dtype. By default that of the last step, ``(B, H)``; with ``return_sequences`` those of
+      all steps, ``(B, T, H)``, or ``(T, B, H)`` where ``time_major``. With ``return_state`` it is ``(outputs, carry)``,
+      and the carry is that behind the last step. For cells with spatial axes ``(*S', F)`` stands in place of ``H``.
 
     Raises:
       ValueError: for weights, inputs, masks, lengths or states of the wrong shape or structure, and for sequences
         without steps.
-      TypeError: for those of the wrong dtype, and for unknown options.
+      TypeError: for weights, inputs, masks, lengths or states of the wrong dtype, and for unknown options.
     """
     call = begin(
         cell, params, inputs, initial_state=initial_state, mask=mask, seq_lengths=seq_lengths, resets=resets,

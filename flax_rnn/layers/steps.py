@@ -95,7 +95,9 @@ def _clipped(length: Any, count: int) -> Any:
         return min(max(length, 0), count) if type(length) is int else length
     if not jnp.issubdtype(length.dtype, jnp.integer):
         return length
-    return length.clip(0, min(count, jnp.iinfo(length.dtype).max))
+    limit = jnp.iinfo(length.dtype).max
+    # A symbolic count is compared when it is known; the lengths that are then above it say the same as it does.
+    return length.clip(0, min(count, limit) if isinstance(count, int) else limit)
 
 
 def _booleans(argument: str, value: Any, shape: tuple[int, ...], time_major: bool) -> jax.Array | None:

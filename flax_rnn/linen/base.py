@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 import jax
 from flax import linen as nn
 
+from flax_rnn._docstrings import describe_call
 from flax_rnn.cells.evaluate import apply_cell, zero_carry
 from flax_rnn.cells.protocol import Carry, Cell, Params
 from flax_rnn.layers.faces import overrides, refuse_members
@@ -14,6 +15,9 @@ class CellModule(nn.RNNCellBase, kw_only=True):
     """Base of the cells: ``cell(carry, inputs) -> (carry, output)``, as ``flax.linen.RNN`` calls it.
 
     A subclass may override ``__call__`` and ``initialize_carry``; layers then run it as they run cells of others.
+
+    Attributes:
+      deterministic: whether dropout is off; without, ``rngs={"dropout": key}`` has to be given to ``apply``.
     """
 
     # Whether a subclass has methods of its own, which layers have to call.
@@ -56,6 +60,7 @@ class CellModule(nn.RNNCellBase, kw_only=True):
         active = not self.deterministic if training is None else training
         return self.make_rng("dropout") if active and self.core.has_dropout else None
 
+    @describe_call(apply_cell)
     def __call__(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """One step, ``(carry, inputs (..., D)) -> (carry, output (..., H))``; dropout masks are drawn anew."""
         core, weights, key = self.core, self.weights(inputs), self.dropout_key()

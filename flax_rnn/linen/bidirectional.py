@@ -6,22 +6,44 @@ import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from flax_rnn._docstrings import describe, describe_call
 from flax_rnn.cells.protocol import Carry
 from flax_rnn.layers.bidirectional import bidirectional, check_directions, check_merge_mode, check_runs
 from flax_rnn.linen.foreign import view
 from flax_rnn.linen.layers import Layer
 
 
+@describe
 class Bidirectional(nn.Module):
     """A layer and its counterpart in the other direction, with their outputs merged.
 
+    Sequences of outputs are in the order of the inputs in both directions, and zero at masked steps. Without
+    ``return_sequences`` the backward output is the one after the first step of the inputs.
+
     Attributes:
-      layer: the forward layer; its parameters are under ``forward_layer``.
+      layer: the forward layer, whose options hold for both; its parameters are under ``forward_layer``.
       merge_mode: ``"concat"``, ``"sum"``, ``"ave"``, ``"mul"``, or ``None`` for a pair of outputs.
       backward_layer: the other one; ``None`` for a layer with the arguments of ``layer``. Its parameters are under
         ``backward_layer``.
 
-    Source: ``keras.layers.Bidirectional``.
+    Raises:
+      ValueError: for an unknown ``merge_mode``, and for layers that differ in their options or go in the same
+        direction.
+      TypeError: for what is no layer of this module.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax_rnn.linen import GRU, Bidirectional
+      >>> layer = Bidirectional(GRU(4, return_sequences=True))
+      >>> x = jnp.ones((2, 5, 3))  # 2 sequences of 5 steps
+      >>> outputs, variables = layer.init_with_output(jax.random.key(0), x)
+      >>> outputs.shape
+      (2, 5, 8)
+      >>> sorted(variables["params"])
+      ['backward_layer', 'forward_layer']
+
+    Source: Schuster & Paliwal 1997, "Bidirectional Recurrent Neural Networks"; ``keras.layers.Bidirectional``.
     """
 
     layer: Layer
@@ -51,6 +73,7 @@ class Bidirectional(nn.Module):
         """Names the forward parameters after their direction, not after the argument."""
         self.forward_layer = self.layer.fresh()
 
+    @describe_call(bidirectional, Layer.__call__)
     def __call__(
         self,
         inputs: jax.Array,
@@ -62,7 +85,7 @@ class Bidirectional(nn.Module):
         resets: ArrayLike | None = None,
         constants: Any = None,
     ) -> Any:
-        """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
+        """Runs both layers over the time axis of ``inputs``; states are pairs ``(forward carry, backward carry)``."""
         forward, backward = self.forward_layer, self.backward_layer
         assert backward is not None  # __post_init__ made one
         first = forward.first(inputs)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from flax_rnn._docstrings import describe
 from flax_rnn.cells import conv_lstm, cudnn, gru, lstm, simple_rnn
 from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.dense import DenseCell
@@ -32,11 +33,30 @@ class WeightedCell(CellModule):
         return {name: self.param(name, initialize, shape, self.weight_dtype) for name, (initialize, shape) in specs}
 
 
+@describe
 class CoreCell(WeightedCell):
     """Any cell of the core as a module; ``RNN`` makes one of what it is given.
 
+    Its parameters are those that the cell's ``param_specs`` describes.
+
     Attributes:
-      cell: the cell; one that has ``param_specs``.
+      cell (Cell): the cell; one that has ``param_specs``.
+
+    Raises:
+      TypeError: for what is no cell, and for one that does not tell its weights.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax_rnn import LSTMCell
+      >>> from flax_rnn.linen import CoreCell
+      >>> cell = CoreCell(LSTMCell(4))
+      >>> x = jnp.ones((2, 3))  # one step of 2 sequences
+      >>> carry = cell.initialize_carry(jax.random.key(0), x.shape)
+      >>> variables = cell.init(jax.random.key(0), carry, x)
+      >>> carry, output = cell.apply(variables, carry, x)
+      >>> output.shape
+      (2, 4)
     """
 
     cell: Any
@@ -54,7 +74,22 @@ class CoreCell(WeightedCell):
 
 
 class DenseCellModule(WeightedCell):
-    """Base of the built-in cells."""
+    """Base of the built-in cells.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax_rnn.linen import {name}
+      >>> cell = {name}({H})
+      >>> x = jnp.ones({step})  # one step of 2 sequences
+      >>> carry = cell.initialize_carry(jax.random.key(0), x.shape)
+      >>> variables = cell.init(jax.random.key(0), carry, x)
+      >>> carry, output = cell.apply(variables, carry, x)
+      >>> output.shape
+      {out}
+      >>> sorted(variables["params"])
+      ['bias', 'kernel', 'recurrent_kernel']
+    """
 
     core_type: ClassVar[type[DenseCell]]
 
@@ -68,49 +103,57 @@ class DenseCellModule(WeightedCell):
         return self.core_type.of(self)
 
 
+@describe
 class SimpleRNNCell(DenseCellModule, DenseArguments):
-    """``flax_rnn.SimpleRNNCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of Elman's fully connected recurrent network: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type: ClassVar[type[DenseCell]] = simple_rnn.SimpleRNNCell
 
 
+@describe
 class LSTMCell(DenseCellModule, lstm.LSTMArguments):
-    """``flax_rnn.LSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of long short-term memory: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type: ClassVar[type[DenseCell]] = lstm.LSTMCell
 
 
+@describe
 class GRUCell(DenseCellModule, gru.GRUArguments):
-    """``flax_rnn.GRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of a gated recurrent unit: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type: ClassVar[type[DenseCell]] = gru.GRUCell
 
 
+@describe
 class CuDNNLSTMCell(DenseCellModule, cudnn.CuDNNLSTMArguments):
-    """``flax_rnn.CuDNNLSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of the ``CuDNNLSTM`` of Keras 2: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type: ClassVar[type[DenseCell]] = cudnn.CuDNNLSTMCell
 
 
+@describe
 class CuDNNGRUCell(DenseCellModule, cudnn.CuDNNGRUArguments):
-    """``flax_rnn.CuDNNGRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of the ``CuDNNGRU`` of Keras 2: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type: ClassVar[type[DenseCell]] = cudnn.CuDNNGRUCell
 
 
+@describe
 class ConvLSTM1DCell(DenseCellModule, conv_lstm.ConvLSTM1DArguments):
-    """``flax_rnn.ConvLSTM1DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of an LSTM with convolutions over one spatial axis."""
 
     core_type: ClassVar[type[DenseCell]] = conv_lstm.ConvLSTM1DCell
 
 
+@describe
 class ConvLSTM2DCell(DenseCellModule, conv_lstm.ConvLSTM2DArguments):
-    """``flax_rnn.ConvLSTM2DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of an LSTM with convolutions over two spatial axes."""
 
     core_type: ClassVar[type[DenseCell]] = conv_lstm.ConvLSTM2DCell
 
 
+@describe
 class ConvLSTM3DCell(DenseCellModule, conv_lstm.ConvLSTM3DArguments):
-    """``flax_rnn.ConvLSTM3DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of an LSTM with convolutions over three spatial axes."""
 
     core_type: ClassVar[type[DenseCell]] = conv_lstm.ConvLSTM3DCell

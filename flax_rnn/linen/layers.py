@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
+from flax_rnn._docstrings import describe, describe_call
 from flax_rnn.cells import conv_lstm, cudnn, gru, lstm
 from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.protocol import Carry
@@ -22,7 +23,11 @@ from flax_rnn.linen.state import COLLECTION
 
 
 class Layer(nn.Module, LayerOptions, kw_only=True):
-    """Base of the layers: a cell, and how to run it over time."""
+    """Base of the layers: a cell, and how to run it over time.
+
+    Attributes:
+      deterministic: whether dropout is off; without, ``rngs={"dropout": key}`` has to be given to ``apply``.
+    """
 
     # Whether a subclass has a call of its own, which is more than a cell and options.
     runs_itself: ClassVar[bool] = False
@@ -40,7 +45,7 @@ class Layer(nn.Module, LayerOptions, kw_only=True):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
-        """The carry for one step of inputs of ``input_shape`` ``(*batch, D)``; as the cell's."""
+        """The carry to start from, zeros as of the cell, for one step of inputs of ``input_shape`` ``(*batch, D)``."""
         raise NotImplementedError
 
     @nn.nowrap
@@ -73,6 +78,7 @@ class Layer(nn.Module, LayerOptions, kw_only=True):
         if self.stateful and not self.is_initializing():
             self.put_variable(COLLECTION, "state", keep(carry))
 
+    @describe_call(rnn)
     def __call__(
         self,
         inputs: jax.Array,
@@ -84,10 +90,9 @@ class Layer(nn.Module, LayerOptions, kw_only=True):
         resets: ArrayLike | None = None,
         constants: Any = None,
     ) -> Any:
-        """Runs the cell over ``inputs`` ``(*batch, T, D)``.
+        """Runs the cell over the time axis of ``inputs``, as ``flax_rnn.rnn`` does.
 
         Args:
-          inputs, initial_state, mask, seq_lengths, resets, constants: as in ``flax_rnn.rnn``, and so is what returns.
           training: whether dropout is active; ``None`` for ``not deterministic``.
         """
         cell = view(self.cell)
@@ -107,6 +112,7 @@ class Layer(nn.Module, LayerOptions, kw_only=True):
         return (outputs, carry) if self.return_state else outputs
 
 
+@describe
 class RNN(Layer):
     """A layer that runs any cell, or a list of them as a ``StackedRNNCells``.
 
@@ -115,8 +121,30 @@ class RNN(Layer):
     ``num_feature_axes`` and ``__call__(carry, inputs) -> (carry, output)``. Carry and output of the latter may be trees
     of any shapes and dtypes, and the call may have an argument ``constants``.
 
-    Arguments: ``cell``, then by name the options of ``flax_rnn.LayerOptions``, and ``deterministic``, by default
-    that of ``cell``.
+    Attributes:
+      cell (Module | Cell | Sequence): what to run: a cell, or cells from the bottom up.
+      deterministic: whether dropout is off; ``None`` for what ``cell`` says.
+
+    Raises:
+      TypeError: for what is no cell.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import flax_rnn
+      >>> from flax_rnn.linen import RNN, GRUCell, LSTMCell
+      >>> cells = [LSTMCell(4), GRUCell(6)]
+      >>> layer = RNN(cells, return_sequences=True, return_state=True)
+      >>> x = jnp.ones((2, 5, 3))  # 2 sequences of 5 steps
+      >>> variables = layer.init(jax.random.key(0), x)
+      >>> outputs, carry = layer.apply(variables, x)
+      >>> outputs.shape
+      (2, 5, 6)
+      >>> jax.tree.map(jnp.shape, carry)
+      (LSTMCarry(h=(2, 4), c=(2, 4)), (2, 6))
+      >>> layer = RNN(flax_rnn.SimpleRNNCell(4))  # of the core, or your own
+      >>> layer.init_with_output(jax.random.key(0), x)[0].shape
+      (2, 4)
 
     Source: ``keras.layers.RNN``.
     """
@@ -133,7 +161,7 @@ class RNN(Layer):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
-        """As for every layer."""
+        """The carry to start from, for one step of inputs of ``input_shape`` ``(*batch, D)``."""
         return self.cell.initialize_carry(rng, input_shape)
 
     @nn.nowrap
@@ -143,7 +171,21 @@ class RNN(Layer):
 
 
 class DenseLayer(Layer):
-    """Base of the layers that are one cell over time, with the arguments of both."""
+    """Base of the layers that are one cell over time, with the arguments of both.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax_rnn.linen import {name}
+      >>> layer = {name}({H}, return_sequences=True)
+      >>> x = jnp.ones({x})  # 2 sequences of 5 steps
+      >>> variables = layer.init(jax.random.key(0), x)
+      >>> lengths = jnp.array([5, 3])  # of which 3 count in the second one
+      >>> layer.apply(variables, x, seq_lengths=lengths).shape
+      {y}
+      >>> sorted(variables["params"]["cell"])
+      ['bias', 'kernel', 'recurrent_kernel']
+    """
 
     cell_type: ClassVar[type[DenseCellModule]]
 
@@ -159,7 +201,7 @@ class DenseLayer(Layer):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]) -> Carry:
-        """As for every layer."""
+        """The carry to start from, for one step of inputs of ``input_shape`` ``(*batch, D)``."""
         return self.make_cell(parent=None).initialize_carry(rng, input_shape)
 
     def setup(self) -> None:
@@ -167,49 +209,57 @@ class DenseLayer(Layer):
         self.cell = self.make_cell()
 
 
+@describe
 class SimpleRNN(DenseLayer, DenseArguments):
-    """``SimpleRNNCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """Elman's fully connected recurrent network: a ``SimpleRNNCell`` at every step of a sequence."""
 
     cell_type: ClassVar[type[DenseCellModule]] = cells.SimpleRNNCell
 
 
+@describe
 class LSTM(DenseLayer, lstm.LSTMArguments):
-    """``LSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """Long short-term memory: an ``LSTMCell`` at every step of a sequence."""
 
     cell_type: ClassVar[type[DenseCellModule]] = cells.LSTMCell
 
 
+@describe
 class GRU(DenseLayer, gru.GRUArguments):
-    """``GRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """Gated recurrent units: a ``GRUCell`` at every step of a sequence."""
 
     cell_type: ClassVar[type[DenseCellModule]] = cells.GRUCell
 
 
+@describe
 class CuDNNLSTM(DenseLayer, cudnn.CuDNNLSTMArguments):
-    """``CuDNNLSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """The ``CuDNNLSTM`` of Keras 2, wherever jax runs: a ``CuDNNLSTMCell`` at every step of a sequence."""
 
     cell_type: ClassVar[type[DenseCellModule]] = cells.CuDNNLSTMCell
 
 
+@describe
 class CuDNNGRU(DenseLayer, cudnn.CuDNNGRUArguments):
-    """``CuDNNGRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """The ``CuDNNGRU`` of Keras 2, wherever jax runs: a ``CuDNNGRUCell`` at every step of a sequence."""
 
     cell_type: ClassVar[type[DenseCellModule]] = cells.CuDNNGRUCell
 
 
+@describe
 class ConvLSTM1D(DenseLayer, conv_lstm.ConvLSTM1DArguments):
-    """``ConvLSTM1DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """An LSTM with convolutions over one spatial axis: a ``ConvLSTM1DCell`` at every step."""
 
     cell_type: ClassVar[type[DenseCellModule]] = cells.ConvLSTM1DCell
 
 
+@describe
 class ConvLSTM2D(DenseLayer, conv_lstm.ConvLSTM2DArguments):
-    """``ConvLSTM2DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """An LSTM with convolutions over two spatial axes: a ``ConvLSTM2DCell`` at every step."""
 
     cell_type: ClassVar[type[DenseCellModule]] = cells.ConvLSTM2DCell
 
 
+@describe
 class ConvLSTM3D(DenseLayer, conv_lstm.ConvLSTM3DArguments):
-    """``ConvLSTM3DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """An LSTM with convolutions over three spatial axes: a ``ConvLSTM3DCell`` at every step."""
 
     cell_type: ClassVar[type[DenseCellModule]] = cells.ConvLSTM3DCell

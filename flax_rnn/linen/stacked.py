@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from flax_rnn._docstrings import describe
 from flax_rnn.cells import stacked
 from flax_rnn.cells.evaluate import output_like
 from flax_rnn.cells.protocol import Params
@@ -17,11 +18,36 @@ from flax_rnn.linen.cells import CoreCell
 from flax_rnn.linen.foreign import check_cell, view
 
 
+@describe
 class StackedRNNCells(CellModule):
-    """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
+    """Cells on top of each other, as one cell: within a step the output of each is the input of the next.
 
-    ``cells`` may be cells of the core and of others, too, as in ``RNN``. Its own ``deterministic`` holds for all of
-    them that are of this module; by default it is theirs.
+    The carry is a tuple with one entry per cell, from the bottom up; parameters are under ``cells_0``, ``cells_1``, ...
+
+    Attributes:
+      cells (Sequence[Module | Cell]): the cells, from the bottom up; they may be cells of the core and of others, too,
+        as in ``RNN``.
+      deterministic: whether dropout is off, in all of the cells that are of this library; ``None`` for what they say.
+
+    Raises:
+      ValueError: for no cells.
+      TypeError: for what is no cell.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax_rnn.linen import GRUCell, LSTMCell, StackedRNNCells
+      >>> stack = StackedRNNCells([LSTMCell(4), GRUCell(6)])
+      >>> x = jnp.ones((2, 3))  # one step of 2 sequences
+      >>> carry = stack.initialize_carry(jax.random.key(0), x.shape)
+      >>> variables = stack.init(jax.random.key(0), carry, x)
+      >>> carry, output = stack.apply(variables, carry, x)
+      >>> output.shape
+      (2, 6)
+      >>> jax.tree.map(jnp.shape, carry)
+      (LSTMCarry(h=(2, 4), c=(2, 4)), (2, 6))
+
+    Source: ``keras.layers.StackedRNNCells``.
     """
 
     cells: Sequence[Any]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flax_rnn._docstrings import SignatureOfInit, describe_call
 from flax_rnn.cells.evaluate import apply_cell, zero_carry
 from flax_rnn.cells.protocol import Carry, Cell, Params
 from flax_rnn.layers.faces import overrides, refuse_members
@@ -57,9 +58,16 @@ def made_anew(cls: type[T], *args: Any, **kwargs: Any) -> T:
 
 
 class BaseModule(nnx.Module):
-    """What cells and layers have in common."""
+    """What cells and layers have in common.
+
+    Attributes:
+      rngs: for the weights its stream ``params``, and where anything is dropped ``dropout``, or the default
+        one in place of them.
+      deterministic: whether dropout is off; ``model.eval()`` and ``model.train()`` set it.
+    """
 
     deterministic: bool
+    __signature__ = SignatureOfInit()
 
     # Modules are equal to themselves only, while the arguments they inherit compare by value.
     __eq__ = object.__eq__
@@ -129,6 +137,7 @@ class CellModule(BaseModule):
         source = source.dropout if isinstance(source, nnx.Rngs) else source
         return source() if isinstance(source, nnx.RngStream) else source
 
+    @describe_call(apply_cell)
     def __call__(self, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
         """One step, ``(carry, inputs (..., D)) -> (carry, output (..., H))``; dropout masks are drawn anew."""
         core, key = self.core, self._dropout_key()

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from flax_rnn._docstrings import SignatureOfInit, describe, describe_call
 from flax_rnn.cells.protocol import Carry
 from flax_rnn.layers.bidirectional import bidirectional, check_directions, check_merge_mode, check_runs
 from flax_rnn.nnx.base import RngSource
@@ -13,17 +14,39 @@ from flax_rnn.nnx.foreign import view
 from flax_rnn.nnx.layers import Layer
 
 
+@describe
 class Bidirectional(nnx.Module):
     """A layer and its counterpart in the other direction, with their outputs merged.
 
+    Sequences of outputs are in the order of the inputs in both directions, and zero at masked steps. Without
+    ``return_sequences`` the backward output is the one after the first step of the inputs. Weights are those of
+    ``forward_layer`` and ``backward_layer``.
+
     Args:
-      layer: the forward layer.
+      layer: the forward layer, whose options hold for both.
       merge_mode: ``"concat"``, ``"sum"``, ``"ave"``, ``"mul"``, or ``None`` for a pair of outputs.
       backward_layer: the other one; ``None`` for a layer with the arguments of ``layer`` and weights of its own.
       rngs: for the weights of that layer.
 
-    Source: ``keras.layers.Bidirectional``.
+    Raises:
+      ValueError: for an unknown ``merge_mode``, for layers that differ in their options or go in the same direction,
+        and for neither ``backward_layer`` nor ``rngs``.
+      TypeError: for what is no layer of this module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_rnn.nnx import GRU, Bidirectional
+      >>> rngs = nnx.Rngs(0)
+      >>> forward = GRU(3, 4, return_sequences=True, rngs=rngs)
+      >>> layer = Bidirectional(forward, rngs=rngs)
+      >>> layer(jnp.ones((2, 5, 3))).shape
+      (2, 5, 8)
+
+    Source: Schuster & Paliwal 1997, "Bidirectional Recurrent Neural Networks"; ``keras.layers.Bidirectional``.
     """
+
+    __signature__ = SignatureOfInit()
 
     def __init__(
         self,
@@ -54,6 +77,7 @@ class Bidirectional(nnx.Module):
             self.backward_layer.initialize_carry(input_shape, rngs),
         )
 
+    @describe_call(bidirectional, Layer.__call__)
     def __call__(
         self,
         inputs: jax.Array,
@@ -66,7 +90,7 @@ class Bidirectional(nnx.Module):
         constants: Any = None,
         rngs: RngSource | None = None,
     ) -> Any:
-        """As the layers' call; states are pairs ``(forward carry, backward carry)``."""
+        """Runs both layers over the time axis of ``inputs``; states are pairs ``(forward carry, backward carry)``."""
         forward, backward = self.forward_layer, self.backward_layer
         cells = view(forward.cell), view(backward.cell)
         keys = [layer._dropout_key(training, rngs) for layer in (forward, backward)]

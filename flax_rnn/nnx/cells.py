@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 import jax
 from flax import nnx
 
+from flax_rnn._docstrings import describe
 from flax_rnn.cells import conv_lstm, cudnn, gru, lstm, simple_rnn
 from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.dense import DenseCell
@@ -53,14 +54,30 @@ class _Held:
         return hash(without_initializers(self.cell))
 
 
+@describe
 class CoreCell(WeightedCell):
     """Any cell of the core as a module; ``RNN`` makes one of what it is given.
 
+    Its weights are those that the cell's ``init_params`` returns, an ``nnx.Param`` each.
+
     Args:
       cell: the cell; one that can be hashed.
-      in_features: how many features its inputs have.
-      rngs: for its weights, and its dropout.
-      deterministic: whether dropout is off.
+      in_features: number D of features of the inputs.
+
+    Raises:
+      TypeError: for what is no cell, and for weights that are no dict.
+      ValueError: for weights whose names are attributes of a module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_rnn import LSTMCell
+      >>> from flax_rnn.nnx import CoreCell
+      >>> cell = CoreCell(LSTMCell(4), 3, rngs=nnx.Rngs(0))
+      >>> x = jnp.ones((2, 3))  # one step of 2 sequences
+      >>> carry, output = cell(cell.initialize_carry(x.shape), x)
+      >>> output.shape
+      (2, 4)
     """
 
     def __init__(self, cell: Cell, in_features: int, *, rngs: nnx.Rngs, deterministic: bool = False):
@@ -86,14 +103,31 @@ class CoreCell(WeightedCell):
 
 @dataclasses.dataclass(eq=False, repr=False)
 class InFeatures:
-    """The first argument of whatever owns weights; a class of its own so that it comes before the inherited ones."""
+    """The first argument of whatever owns weights; a class of its own so that it comes before the inherited ones.
+
+    Attributes:
+      in_features: number D of features of the inputs, or C of their channels.
+    """
 
     in_features: int
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class DenseCellModule(WeightedCell):
-    """Base of the built-in cells."""
+    """Base of the built-in cells.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_rnn.nnx import {name}
+      >>> cell = {name}(3, {H}, rngs=nnx.Rngs(0))
+      >>> x = jnp.ones({step})  # one step of 2 sequences
+      >>> carry, output = cell(cell.initialize_carry(x.shape), x)
+      >>> output.shape
+      {out}
+      >>> sorted(cell.weights())
+      ['bias', 'kernel', 'recurrent_kernel']
+    """
 
     core_type: ClassVar[type[DenseCell]]
 
@@ -119,57 +153,65 @@ class DenseCellModule(WeightedCell):
         return made_anew(type(self), **arguments(self), rngs=rngs)
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class SimpleRNNCell(DenseCellModule, DenseArguments, InFeatures):
-    """``flax_rnn.SimpleRNNCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of Elman's fully connected recurrent network: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type = simple_rnn.SimpleRNNCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class LSTMCell(DenseCellModule, lstm.LSTMArguments, InFeatures):
-    """``flax_rnn.LSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of long short-term memory: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type = lstm.LSTMCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class GRUCell(DenseCellModule, gru.GRUArguments, InFeatures):
-    """``flax_rnn.GRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of a gated recurrent unit: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type = gru.GRUCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class CuDNNLSTMCell(DenseCellModule, cudnn.CuDNNLSTMArguments, InFeatures):
-    """``flax_rnn.CuDNNLSTMCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of the ``CuDNNLSTM`` of Keras 2: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type = cudnn.CuDNNLSTMCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class CuDNNGRUCell(DenseCellModule, cudnn.CuDNNGRUArguments, InFeatures):
-    """``flax_rnn.CuDNNGRUCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of the ``CuDNNGRU`` of Keras 2: ``cell(carry, inputs) -> (carry, output)``."""
 
     core_type = cudnn.CuDNNGRUCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM1DCell(DenseCellModule, conv_lstm.ConvLSTM1DArguments, InFeatures):
-    """``flax_rnn.ConvLSTM1DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of an LSTM with convolutions over one spatial axis."""
 
     core_type = conv_lstm.ConvLSTM1DCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM2DCell(DenseCellModule, conv_lstm.ConvLSTM2DArguments, InFeatures):
-    """``flax_rnn.ConvLSTM2DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of an LSTM with convolutions over two spatial axes."""
 
     core_type = conv_lstm.ConvLSTM2DCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM3DCell(DenseCellModule, conv_lstm.ConvLSTM3DArguments, InFeatures):
-    """``flax_rnn.ConvLSTM3DCell`` as a module: ``cell(carry, inputs) -> (carry, output)``."""
+    """One step of an LSTM with convolutions over three spatial axes."""
 
     core_type = conv_lstm.ConvLSTM3DCell

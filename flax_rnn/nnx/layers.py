@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
+from flax_rnn._docstrings import describe, describe_call
 from flax_rnn.cells import conv_lstm, cudnn, gru, lstm
 from flax_rnn.cells.arguments import DenseArguments
 from flax_rnn.cells.protocol import Carry
@@ -40,7 +41,10 @@ class Layer(BaseModule, LayerOptions):
         rngs: nnx.Rngs | nnx.RngStream | None = None,
         carry_init: Callable[..., jax.Array] | None = None,
     ) -> Carry:
-        """The carry for one step of inputs of ``input_shape`` ``(*batch, D)``; as the cell's."""
+        """The carry to start from, for one step of inputs of ``input_shape`` ``(*batch, D)``.
+
+        It is that of the cell: zeros, or what ``carry_init`` makes of a key from ``rngs``, a shape and a dtype.
+        """
         given = {} if carry_init is None else {"carry_init": carry_init}
         return view(self.cell).initialize_carry(input_shape, rngs, **given)
 
@@ -71,6 +75,7 @@ class Layer(BaseModule, LayerOptions):
         if self.stateful:
             self.state.set_value(keep(carry))
 
+    @describe_call(rnn)
     def __call__(
         self,
         inputs: jax.Array,
@@ -83,12 +88,11 @@ class Layer(BaseModule, LayerOptions):
         constants: Any = None,
         rngs: RngSource | None = None,
     ) -> Any:
-        """Runs the cell over ``inputs`` ``(*batch, T, D)``.
+        """Runs the cell over the time axis of ``inputs``, as ``flax_rnn.rnn`` does.
 
         Args:
-          inputs, initial_state, mask, seq_lengths, resets, constants: as in ``flax_rnn.rnn``, and so is what returns.
           training: whether dropout is active; ``None`` for ``not deterministic``.
-          rngs: where to take the dropout key from, in place of the cell's own stream.
+          rngs (RngSource | None): where to take the dropout key from, in place of the cell's own stream.
         """
         cell = view(self.cell)
         outputs, carry = rnn(
@@ -107,6 +111,7 @@ class Layer(BaseModule, LayerOptions):
         return (outputs, carry) if self.return_state else outputs
 
 
+@describe
 class RNN(Layer):
     """A layer that runs any cell, or a list of them as a ``StackedRNNCells``.
 
@@ -115,8 +120,33 @@ class RNN(Layer):
     ``__call__(carry, inputs) -> (carry, output)``. Carry and output of the latter may be trees of any shapes and
     dtypes, and the call may have an argument ``constants``.
 
-    Arguments: ``cell``, then by name the options of ``flax_rnn.LayerOptions``; ``deterministic``, by default that of
-    ``cell``; and for cells of the core ``in_features`` and ``rngs``.
+    Args:
+      cell (Module | Cell | Sequence): what to run: a cell, or cells from the bottom up.
+      deterministic: whether dropout is off; ``None`` for what ``cell`` says.
+      in_features: number D of features of the inputs; for the weights of cells of the core only.
+      rngs: for those weights, and for their dropout.
+
+    Raises:
+      TypeError: for what is no cell, and for one of the core without ``in_features`` and ``rngs``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> import flax_rnn
+      >>> from flax_rnn.nnx import RNN, GRUCell, LSTMCell
+      >>> rngs = nnx.Rngs(0)
+      >>> cells = [LSTMCell(3, 4, rngs=rngs), GRUCell(4, 6, rngs=rngs)]
+      >>> layer = RNN(cells, return_sequences=True, return_state=True)
+      >>> x = jnp.ones((2, 5, 3))  # 2 sequences of 5 steps
+      >>> outputs, carry = layer(x)
+      >>> outputs.shape
+      (2, 5, 6)
+      >>> jax.tree.map(jnp.shape, carry)
+      (LSTMCarry(h=(2, 4), c=(2, 4)), (2, 6))
+      >>> cell = flax_rnn.SimpleRNNCell(4)  # of the core, or one of your own
+      >>> RNN(cell, in_features=3, rngs=rngs)(x).shape
+      (2, 4)
 
     Source: ``keras.layers.RNN``.
     """
@@ -144,7 +174,21 @@ class RNN(Layer):
 
 @dataclasses.dataclass(eq=False, repr=False)
 class DenseLayer(Layer):
-    """Base of the layers that are one cell over time, with the arguments of both."""
+    """Base of the layers that are one cell over time, with the arguments of both.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_rnn.nnx import {name}
+      >>> rngs = nnx.Rngs(0)
+      >>> layer = {name}(3, {H}, return_sequences=True, rngs=rngs)
+      >>> x = jnp.ones({x})  # 2 sequences of 5 steps
+      >>> lengths = jnp.array([5, 3])  # of which 3 count in the second one
+      >>> layer(x, seq_lengths=lengths).shape
+      {y}
+      >>> sorted(layer.cell.weights())
+      ['bias', 'kernel', 'recurrent_kernel']
+    """
 
     cell_type: ClassVar[type[DenseCellModule]]
 
@@ -162,57 +206,65 @@ class DenseLayer(Layer):
         return made_anew(type(self), **arguments(self) | changes, rngs=rngs)
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class SimpleRNN(DenseLayer, DenseArguments, InFeatures):
-    """``SimpleRNNCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """Elman's fully connected recurrent network: a ``SimpleRNNCell`` at every step of a sequence."""
 
     cell_type = cells.SimpleRNNCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class LSTM(DenseLayer, lstm.LSTMArguments, InFeatures):
-    """``LSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """Long short-term memory: an ``LSTMCell`` at every step of a sequence."""
 
     cell_type = cells.LSTMCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class GRU(DenseLayer, gru.GRUArguments, InFeatures):
-    """``GRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """Gated recurrent units: a ``GRUCell`` at every step of a sequence."""
 
     cell_type = cells.GRUCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class CuDNNLSTM(DenseLayer, cudnn.CuDNNLSTMArguments, InFeatures):
-    """``CuDNNLSTMCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """The ``CuDNNLSTM`` of Keras 2, wherever jax runs: a ``CuDNNLSTMCell`` at every step of a sequence."""
 
     cell_type = cells.CuDNNLSTMCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class CuDNNGRU(DenseLayer, cudnn.CuDNNGRUArguments, InFeatures):
-    """``CuDNNGRUCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """The ``CuDNNGRU`` of Keras 2, wherever jax runs: a ``CuDNNGRUCell`` at every step of a sequence."""
 
     cell_type = cells.CuDNNGRUCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM1D(DenseLayer, conv_lstm.ConvLSTM1DArguments, InFeatures):
-    """``ConvLSTM1DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """An LSTM with convolutions over one spatial axis: a ``ConvLSTM1DCell`` at every step."""
 
     cell_type = cells.ConvLSTM1DCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM2D(DenseLayer, conv_lstm.ConvLSTM2DArguments, InFeatures):
-    """``ConvLSTM2DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """An LSTM with convolutions over two spatial axes: a ``ConvLSTM2DCell`` at every step."""
 
     cell_type = cells.ConvLSTM2DCell
 
 
+@describe
 @dataclasses.dataclass(eq=False, repr=False)
 class ConvLSTM3D(DenseLayer, conv_lstm.ConvLSTM3DArguments, InFeatures):
-    """``ConvLSTM3DCell`` over time: a layer with the arguments of the cell and of ``flax_rnn.LayerOptions``."""
+    """An LSTM with convolutions over three spatial axes: a ``ConvLSTM3DCell`` at every step."""
 
     cell_type = cells.ConvLSTM3DCell

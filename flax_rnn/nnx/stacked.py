@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from flax import nnx
 
+from flax_rnn._docstrings import describe
 from flax_rnn.cells import stacked
 from flax_rnn.cells.protocol import Cell, Params
 from flax_rnn.layers.faces import is_core_cell
@@ -13,11 +14,36 @@ from flax_rnn.nnx.cells import CoreCell
 from flax_rnn.nnx.foreign import check_cell, view
 
 
+@describe
 class StackedRNNCells(CellModule):
-    """``flax_rnn.StackedRNNCells`` as a module: ``cell(carry, inputs) -> (carry, output)``.
+    """Cells on top of each other, as one cell: within a step the output of each is the input of the next.
 
-    ``cells`` may be cells of others, too, as in ``RNN``. Its own ``deterministic`` holds for all of them that are of
-    this module; it starts as theirs.
+    Carry and weights are tuples with one entry per cell, from the bottom up.
+
+    Args:
+      cells (Sequence[Module]): the cells, from the bottom up; they may be cells of others, too, as in ``RNN``.
+      deterministic: whether dropout is off, in all of the cells that are of this library; ``None`` for what they say.
+
+    Raises:
+      ValueError: for no cells.
+      TypeError: for what is no cell.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from flax_rnn.nnx import GRUCell, LSTMCell, StackedRNNCells
+      >>> rngs = nnx.Rngs(0)
+      >>> cells = [LSTMCell(3, 4, rngs=rngs), GRUCell(4, 6, rngs=rngs)]
+      >>> stack = StackedRNNCells(cells)
+      >>> x = jnp.ones((2, 3))  # one step of 2 sequences
+      >>> carry, output = stack(stack.initialize_carry(x.shape), x)
+      >>> output.shape
+      (2, 6)
+      >>> jax.tree.map(jnp.shape, carry)
+      (LSTMCarry(h=(2, 4), c=(2, 4)), (2, 6))
+
+    Source: ``keras.layers.StackedRNNCells``.
     """
 
     def __init__(self, cells: Sequence[nnx.Module], *, deterministic: bool | None = None):

@@ -12,6 +12,7 @@ from examples import in_flax, language, streaming, tagger, translate
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
+PAGE = ROOT / "docs" / "examples.md"
 
 
 @pytest.mark.full
@@ -77,3 +78,13 @@ def test_an_example_runs_as_its_docstring_says(path: Path) -> None:
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "e-0" in done.stdout
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_page_quotes_the_example_as_it_is(path: Path) -> None:
+    quoted = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(quoted) == len(EXAMPLES)
+    # The formatter gives what is quoted an indentation of its own.
+    text = "".join(path.read_text().split())
+    assert sum("".join(code.split()) in text for code in quoted) == 1
+    assert f"](../examples/{path.name})" in PAGE.read_text()

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,9 +133,8 @@ def test_the_save_before_a_damaged_one_is_taken_and_both_are_left(tmp_path: Path
     noticed = 0
     for number, name in enumerate(names):
         folder = tmp_path / str(number)
-        save_three(folder).close()
-        # Names within a save are drawn anew each time.
-        path = folder / "3" / files_of(folder / "3")[files_of(tmp_path / "whole" / "3").index(name)]
+        shutil.copytree(tmp_path / "whole", folder)
+        path = folder / "3" / name
         content = path.read_bytes()
         if damage == "gone":
             path.unlink()

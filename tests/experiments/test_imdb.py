@@ -101,15 +101,16 @@ def test_help_explains_every_option() -> None:
     text = run("--help").stdout
     for option in (
         "--cell", "--units", "--embedding", "--dropout", "--recurrent-dropout", "--epochs", "--batch-size",
-        "--learning-rate", "--seed", "--seeds", "--data", "--data-dir", "--num-words", "--maxlen", "--limit",
-        "--output",
+        "--learning-rate", "--clip-norm", "--seed", "--seeds", "--data", "--data-dir", "--num-words", "--maxlen",
+        "--limit", "--output",
     ):  # fmt: skip
         assert f"  {option} " in text
 
 
 @pytest.mark.each(1, at_most=1)
 @pytest.mark.parametrize(
-    ("option", "value"), [("--dropout", "1.0"), ("--units", "0"), ("--cell", "mlp"), ("--data", "mnist")]
+    ("option", "value"),
+    [("--dropout", "1.0"), ("--units", "0"), ("--clip-norm", "-1"), ("--cell", "mlp"), ("--data", "mnist")],
 )
 def test_bad_arguments_are_named(option: str, value: str) -> None:
     finished = run(option, value)

@@ -180,7 +180,7 @@ def test_the_command_writes_results_tables_and_pictures(quick: tuple[dict[str, A
     assert (folder / "tables.md").read_text() == memory_report.tables(written)
     for name in memory_report.PICTURES:
         text = (folder / f"{name}.svg").read_text()
-        assert "</svg>" in text and "fill: #ffffff" in text
+        assert "</svg>" in text and "fill: var(--" in text
 
 
 def test_what_is_learned_ends_at_the_first_length_that_a_seed_fails_at() -> None:
@@ -192,6 +192,13 @@ def test_what_is_learned_ends_at_the_first_length_that_a_seed_fails_at() -> None
     results = {"runs": runs, "chance": {"adding": 1 / 6}}
     assert memory_report.reach(results, "adding", "GRU") == 20
     assert memory_report.reach(results | {"chance": {"adding": 1e-3}}, "adding", "GRU") is None
+
+
+def test_pictures_have_no_colour_that_stays_on_a_dark_page() -> None:
+    for name in memory_report.PICTURES:
+        text = (COMMITTED / f"{name}.svg").read_text()
+        assert "prefers-color-scheme: dark" in text
+        assert re.findall(r"(?:fill|stroke): #\w+", text) == []
 
 
 def test_the_page_shows_what_the_command_found() -> None:

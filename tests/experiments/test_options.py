@@ -78,7 +78,7 @@ def test_learning_rates(more: tuple[str, ...], expected: Any) -> None:
     np.testing.assert_allclose(rates, [expected(step) for step in range(20)], rtol=1e-5)
 
 
-@pytest.mark.parametrize("more", [(), ("--clip", "0.5"), ("--weight-decay", "0.1"), ("--schedule", "linear")])
+@pytest.mark.parametrize("more", [(), ("--clip-norm", "0.5"), ("--weight-decay", "0.1"), ("--schedule", "linear")])
 def test_the_optimizer_is_kerass_adam_with_what_is_asked_for(more: tuple[str, ...]) -> None:
     rng = np.random.default_rng(0)
     weights = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
@@ -88,12 +88,12 @@ def test_the_optimizer_is_kerass_adam_with_what_is_asked_for(more: tuple[str, ..
     moments = {name: (np.zeros_like(leaf), np.zeros_like(leaf)) for name, leaf in weights.items()}
     for step in range(1, 6):
         gradients = {name: rng.normal(size=leaf.shape) * 1e-6 for name, leaf in weights.items()}
-        if more[:1] == ("--clip",):
+        if more[:1] == ("--clip-norm",):
             gradients = {name: leaf * 1e6 for name, leaf in gradients.items()}
         given: Any = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradients)
         updates, state = chosen.update(given, state, params)
         params = optax.apply_updates(params, updates)
-        if more[:1] == ("--clip",):
+        if more[:1] == ("--clip-norm",):
             norm = np.sqrt(sum((leaf**2).sum() for leaf in gradients.values()))
             gradients = {name: leaf * min(1, 0.5 / norm) for name, leaf in gradients.items()}
         rate = 0.01 * (1 - (step - 1) / 8) if "linear" in more else 0.01

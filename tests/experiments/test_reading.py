@@ -66,7 +66,9 @@ def test_pictures_and_numbers_are_written(
         picture = (tmp_path / f"{cell}-{number}.svg").read_text()
         texts = [node.text for node in ET.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
         assert texts[-len(found["words"]) :] == found["words"]
-        assert sum(str(text).startswith("unit ") for text in texts) == (3 if cell == "simple_rnn" else 6)
+        assert sum(text in ("+", gates.MINUS) for text in texts) == (3 if cell == "simple_rnn" else 6)
+        for turn in found["turns"]:
+            assert f"{turn['change']:+.2f}".replace("-", gates.MINUS) in texts
         assert len(found["turns"]) == min(3, len(found["words"])) and len(found["means"]) == len(
             gates.SHOWN[cell].gates
         )
@@ -103,6 +105,8 @@ def test_the_numbers_on_the_page_are_those_of_the_command() -> None:
     page = re.sub(r"\s+(> )?", " ", (ROOT / "docs" / "gates.md").read_text())
     content = json.loads((ROOT / "docs" / "figures" / "gates.json").read_text())
     assert content["model"] in page
+    figures = {f"figures/lstm-{number}.svg" for number, _ in enumerate(content["readings"], 1)}
+    assert {*re.findall(r"\((\S+\.svg)\)", page)} == figures
     for found in content["readings"]:
         assert found["text"] in page
         assert f"{found['verdicts'][-1]:.2f}" in page

@@ -130,7 +130,7 @@ def test_both_directions_run_what_flax_runs(face: str, kind: str) -> None:
     oracle.assert_close((outputs, carries), theirs[::-1], 1e-6)
 
 
-@pytest.mark.parametrize("member", ["step", "project", "prepare", "param_specs"])
+@pytest.mark.parametrize("member", ["step", "explain", "project", "prepare", "param_specs"])
 @FACES
 def test_mathematics_in_a_module_are_refused(face: str, member: str) -> None:
     base = (NNX if face == "nnx" else LINEN)["plain"]
