@@ -5,8 +5,8 @@ and runs all of it everywhere. Here it is told which axis of each array is the b
 the call for its rows; sums over the batch are added up over the devices.
 
 How a batch is divided is known at three times, and each has its way. Within ``jax.shard_map`` it is already, and the
-call is plain. On axes of type Explicit it is part of the types of arrays. Otherwise XLA decides while it compiles,
-whether or not a mesh was in sight while jax traced, and asks ``_partition``.
+call is plain. On axes of type Explicit it is part of the types of arrays, and ``_mapped`` goes by them. Otherwise XLA
+decides while it compiles, whether or not a mesh was in sight while jax traced, and asks ``_partition``.
 """
 
 import functools
@@ -155,7 +155,10 @@ def _spec(ndim: int, axis: int | None, divided: Any) -> P:
 def _lower(context: Any, *operands: Any, devices: Any, **parameters: Any) -> Any:
     del devices
     function: Any = functools.partial(_call, *(parameters[name] for name in ("call", "rows", "results")))
-    if getattr(context.module_context.axis_context, "num_devices", None) != 1:
+    mesh = _mesh_of(context.avals_in)
+    if {*mesh.axis_types} == {AxisType.Explicit}:
+        function = _mapped(mesh, context.avals_in, **parameters)
+    elif getattr(context.module_context.axis_context, "num_devices", None) != 1:
         function = custom_partitioning(function)
         function.def_partition(
             functools.partial(_partition, **parameters),
@@ -193,11 +196,30 @@ def _partition(
     def shardings(arrays: Sequence[Any], axes: Sequence[int | None]) -> list[NamedSharding]:
         return [NamedSharding(mesh, _spec(len(one.shape), axis, names)) for one, axis in zip(arrays, axes, strict=True)]
 
-    def own(*parts: jax.Array) -> list[jax.Array]:
-        found = zip(_call(call, rows, results, *parts), rows.results, strict=True)
-        return [jax.lax.psum(one, names) if axis is None and names and one.size else one for one, axis in found]
-
+    own = functools.partial(_own, call, rows, results, names)
     return mesh, own, shardings(shapes, rows.results), tuple(shardings(operands, rows.operands))
+
+
+def _own(call: Call, rows: Rows, results: Any, names: Any, *parts: jax.Array) -> list[jax.Array]:
+    """What a device computes, if the batch is divided over the axes ``names``."""
+    found = zip(_call(call, rows, results, *parts), rows.results, strict=True)
+    return [jax.lax.psum(one, names) if axis is None and names and one.size else one for one, axis in found]
+
+
+def _mapped(mesh: Any, operands: Sequence[Any], *, call: Call, rows: Rows, results: Any) -> Any:
+    """The call on axes of type Explicit only, where nothing is left for XLA to decide."""
+    names = _divided([operand.sharding for operand in operands], rows.operands)
+
+    def specs(arrays: Sequence[Any], axes: Sequence[int | None]) -> tuple[P, ...]:
+        return tuple(_spec(len(one.shape), axis, names) for one, axis in zip(arrays, axes, strict=True))
+
+    return jax.shard_map(
+        functools.partial(_own, call, rows, results, names),
+        mesh=mesh,
+        in_specs=specs(operands, rows.operands),
+        out_specs=[*specs(results, rows.results)],
+        check_vma=False,
+    )
 
 
 def _names(mesh: Any, operands: Sequence[Any], rows: Rows) -> tuple[Any, Any]:
