@@ -248,8 +248,9 @@ def table(result: dict[str, Any]) -> str:
         times = [f"{short(one['median_ms'])} ({one['ratio']:.2f})" for one in row["step"].values()]
         size, count = (sum(row["exchanged"][name].values()) for name in ("bytes", "times"))
         lines.append([result["cell"], row["devices"], *times, short(row[SUM]["median_ms"]), f"{count}", f"{size:,}"])
-    lines += [[result["cell"], name, f"did not run: {why}", *[""] * 4] for name, why in result["absent"].items()]
     batches = [*result["contestants"][0]["step"]] if result["contestants"] else []
+    for name, why in result["absent"].items():
+        lines.append([result["cell"], name, *["-"] * (len(batches) + 2), f"did not run: {why}"])
     columns = [f"{rows} rows, ms" for rows in batches]
     return markdown(["cell", "on", *columns, "sum, ms", "exchanges a step", "bytes"], lines, 2)
 

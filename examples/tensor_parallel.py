@@ -13,6 +13,7 @@ there is one device only, the processor passes for four.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -105,7 +106,7 @@ class Model(NamedTuple):
     mesh: Mesh | None = None
 
     def init(self, seed: int) -> Weights:
-        """Fresh weights, the same on any mesh; they are drawn where there is room for all, on the processor."""
+        """Fresh weights, the same on any mesh. They are drawn in memory of the host, where there is room for all."""
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             keys = jax.random.split(jax.random.key(seed), 3)
             dense = jax.nn.initializers.glorot_uniform()(keys[2], (self.gru.units, SYMBOLS))
@@ -114,10 +115,11 @@ class Model(NamedTuple):
                 "gru": self.gru.init_params(keys[1], self.lstm.units),
                 "dense": {"kernel": dense, "bias": jnp.zeros(SYMBOLS)},
             }
+        host = jax.tree.map(np.asarray, weights)
         if self.mesh is None:
-            return jax.device_put(weights, jax.devices()[0])
-        cells = {"lstm": by_units(self.lstm, weights["lstm"]), "gru": by_units(self.gru, weights["gru"])}
-        return place(self.mesh, weights | cells)
+            return jax.tree.map(jnp.asarray, host)
+        cells = {"lstm": by_units(self.lstm, host["lstm"]), "gru": by_units(self.gru, host["gru"])}
+        return place(self.mesh, host | cells)
 
     def __call__(self, weights: Weights, tokens: jax.Array) -> jax.Array:
         """See above."""
@@ -199,15 +201,20 @@ class Comparison(NamedTuple):
     last: float
 
 
-def main(steps: int = 80, units: int = 64, model: int = 2) -> Comparison:
-    """Prints and returns how a training on all devices, ``model`` of which share the units, compares with one alone."""
-    devices = jax.devices() if jax.device_count() > 1 else jax.devices("cpu")
-    if devices[0].platform == "cpu":
-        devices = devices[:4]
+def some_devices() -> list[Any]:
+    """All GPUs or the like if there are several, else four of the devices that the processor passes for."""
+    found = jax.devices() if jax.device_count() > 1 else jax.devices("cpu")
+    return found[:4] if found[0].platform == "cpu" else found
+
+
+def main(steps: int = 80, units: int = 64, model: int = 2, devices: Sequence[Any] | None = None) -> Comparison:
+    """Prints and returns how a training on some devices, ``model`` of which share the units, compares with one."""
+    devices = devices or some_devices()
     mesh = jax.make_mesh((len(devices) // model, model), ("data", "model"), (AxisType.Auto,) * 2, devices=devices)
     alone = Model(flax_rnn.LSTMCell(units), flax_rnn.GRUCell(units))
     divided = alone._replace(mesh=mesh)
-    one, many = train(alone, steps), train(divided, steps)
+    with jax.default_device(devices[0]):
+        one, many = train(alone, steps), train(divided, steps)
     result = Comparison(
         difference(divided.together(many.gradients), alone.together(one.gradients)),
         difference(many.losses, one.losses),
@@ -217,15 +224,13 @@ def main(steps: int = 80, units: int = 64, model: int = 2) -> Comparison:
         *many.losses[[0, -1]].tolist(),
     )
     print(f"{len(devices)} devices: the rows are divided by {len(devices) // model}, the units by {model}")
-    print(f"loss: {result.first:.3f} at first, {result.last:.3f} after {steps} steps")
-    print(
-        f"difference to one device: gradients {result.gradients:.1e}, losses {result.losses:.1e}, "
-        f"weights at last {result.weights:.1e}"
-    )
-    print(
-        f"bytes of weights and moments: {result.whole:,} on one device; on each of these "
-        + ", ".join(f"{held:,}" for held in result.held)
-    )
+    print(f"the loss is {result.first:.3f} at first, and {result.last:.3f} at step {steps}")
+    print("differences to one device")
+    print(f"    gradients of the first step: {result.gradients:.1e}")
+    print(f"            losses of all steps: {result.losses:.1e}")
+    print(f"        weights behind the last: {result.weights:.1e}")
+    print(f"bytes of weights and moments: {result.whole:,} on one device, on each of these")
+    print("   ", ", ".join(f"{held:,}" for held in result.held))
     # The count of steps alone is everywhere.
     assert len(result.held) == len(devices) and max(result.held) * model < result.whole + 64
     return result
