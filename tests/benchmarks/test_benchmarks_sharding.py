@@ -97,6 +97,9 @@ def test_the_page_has_what_is_calculated(capsys: pytest.CaptureFixture[str]) -> 
     page = communication.PAGE.read_text()
     assert communication.section() in page
     assert communication.insert(page) == page
+    costs = [communication.cost(model, gpus, Machine()) for model in MODELS for gpus in communication.GPUS]
+    parts = [round(100 * talk / (compute + talk)) for compute, talk in costs]
+    assert f"is {min(parts)} to {max(parts)} % of it" in page
     communication.main([])
     assert capsys.readouterr().out.strip() == communication.section()
 
