@@ -11,14 +11,11 @@ step of its backward pass is done.
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from benchmarks import command
-from benchmarks.record import replace as overwrite
+from benchmarks import command, pages
 from benchmarks.tables import markdown
 
-PAGE = Path(__file__).parent.parent / "docs" / "scaling-costs.md"
-BEGIN, END = "<!-- python -m benchmarks.communication: begin -->", "<!-- end -->"
+COMMAND = "python -m benchmarks.communication"
 GPUS = (8, 64, 512)
 NODE = 8
 """GPUs that are joined by NVLink, over which units are divided."""
@@ -174,24 +171,17 @@ def assumptions(machine: Machine) -> str:
     )
 
 
-def section(machine: Machine | None = None) -> str:
-    """What the page has between its marks."""
-    machine = machine or Machine()
-    return f"{BEGIN}\n\n{assumptions(machine)}\n\n{table(machine)}\n{END}"
-
-
-def insert(page: str) -> str:
-    """``page`` with the section in the place of the one that it has."""
-    before, rest = page.split(BEGIN)
-    return before + section() + rest.split(END, 1)[1]
+def section() -> str:
+    """What the page has: assumptions, and what follows from them."""
+    return f"{assumptions(Machine())}\n\n{table(Machine())}"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints the section, or writes it into the page."""
     parser = command.parser("communication", __doc__)
-    parser.add_argument("--write", action="store_true", help=f"into docs/{PAGE.name} instead of printing it")
+    parser.add_argument("--write", action="store_true", help=f"into docs/{pages.SCALING.name} instead of printing it")
     if parser.parse_args(arguments).write:
-        overwrite(PAGE, insert(PAGE.read_text()))
+        pages.insert(pages.SCALING, COMMAND, section())
     else:
         print(section())
 

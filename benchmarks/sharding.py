@@ -10,9 +10,11 @@ are those of one process, or one of each of several processes, joined by ``jax.d
 compiled, and what they exchange is counted.
 
     python -m benchmarks.sharding
+    python -m benchmarks.sharding --write  # what was measured into docs/scaling-costs.md
 """
 
 import argparse
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import command, units
+from benchmarks import command, pages, units
 from benchmarks.collectives import exchanged
 from benchmarks.imdb_workloads import MAXLEN, NUM_WORDS, RATE, UNITS
 from benchmarks.record import RESULTS, write
@@ -270,6 +272,15 @@ def page(everything: dict[str, Any]) -> str:
     )
 
 
+def sections(everything: dict[str, Any]) -> dict[str, str]:
+    """What the guide has of the results, by the command that it names."""
+    measured = "".join(table(result).partition("\n")[2].partition("\n")[2] for result in everything["results"][1:])
+    return {
+        "python -m benchmarks.sharding": table(everything["results"][0]) + measured,
+        "python -m benchmarks.units": units.table(everything["units"]),
+    }
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = command.parser("sharding", __doc__)
@@ -277,6 +288,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=30, help="turns of each contestant [%(default)s]")
     parser.add_argument("--quick", action="store_true", help="a tiny model on two devices, nothing written")
     parser.add_argument("--output", type=Path, default=RESULTS / "sharding", help="of the results, without ending")
+    parser.add_argument("--write", action="store_true", help=f"the last results into docs/{pages.SCALING.name}")
     parser.add_argument("--worker", nargs="+", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -287,6 +299,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.worker:
         index, processes, devices, port, *sizes = options.worker
         work(index, Layout(processes, devices), port, options.cell[0], Sizes(*sizes))
+        return
+    if options.write:
+        everything = json.loads(options.output.with_suffix(".json").read_text())
+        for called, text in sections(everything).items():
+            pages.insert(pages.SCALING, called, text)
         return
     exit_on_termination()
     layouts, batches, sizes, rounds = (

@@ -1,6 +1,8 @@
 """What sharding costs: how exchanges are counted, what is calculated, and a tiny comparison from end to end."""
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks import collectives, communication, sharding, units
+from benchmarks import collectives, communication, pages, sharding, units
 from benchmarks.cases import Size
 from benchmarks.communication import MODELS, Machine
 
@@ -94,20 +96,34 @@ def test_shared_units_pay_where_weights_have_to_be_read_and_not_where_the_cache_
 
 
 def test_the_page_has_what_is_calculated(capsys: pytest.CaptureFixture[str]) -> None:
-    page = communication.PAGE.read_text()
-    assert communication.section() in page
-    assert communication.insert(page) == page
+    page = pages.SCALING.read_text()
+    assert pages.section(communication.COMMAND, communication.section()) in page
     costs = [communication.cost(model, gpus, Machine()) for model in MODELS for gpus in communication.GPUS]
     parts = [round(100 * talk / (compute + talk)) for compute, talk in costs]
     assert f"is {min(parts)} to {max(parts)} % of it" in page
     communication.main([])
-    assert capsys.readouterr().out.strip() == communication.section()
+    assert capsys.readouterr().out.strip() == communication.section().strip()
 
 
 def test_the_page_has_what_was_measured() -> None:
-    page, results = communication.PAGE.read_text(), sharding.RESULTS / "sharding.md"
-    tables = [part for part in results.read_text().split("\n\n") if part.startswith("|")]
-    assert len(tables) >= 2 and all(part.strip() in page for part in tables)
+    page, everything = pages.SCALING.read_text(), json.loads((sharding.RESULTS / "sharding.json").read_text())
+    sections = sharding.sections(everything)
+    assert all(pages.section(called, text) in page for called, text in sections.items())
+    measured = sections["python -m benchmarks.sharding"]
+    assert measured.count("| 1 device |") == len(everything["results"]) >= 2
+    assert "Intel" in everything["machine"]["processor"] and "two cores" in page and everything["machine"]["cores"] == 2
+
+
+def test_a_section_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("a\n<!-- one: begin --> old <!-- end -->\nb\n<!-- two: begin -->\nkept\n<!-- end -->\n")
+    pages.insert(path, "one", "new\n")
+    pages.insert(path, "one", "newer\n")
+    assert path.read_text() == (
+        "a\n<!-- one: begin -->\n\nnewer\n\n<!-- end -->\nb\n<!-- two: begin -->\nkept\n<!-- end -->\n"
+    )
+    with pytest.raises(ValueError, match="expected one place for three"):
+        pages.insert(path, "three", "new")
 
 
 def test_who_cannot_run_is_listed_with_the_reason() -> None:
