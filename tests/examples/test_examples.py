@@ -4,11 +4,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import chex
+import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from meshes import alone, randomized, with_gradients
 
-from examples import in_flax, language, streaming, tagger, translate
+import flax_rnn
+from examples import in_flax, language, streaming, tagger, tensor_parallel, translate
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "__init__.py")
@@ -67,6 +73,48 @@ def test_frames_give_what_the_sequence_gives() -> None:
 def test_cells_give_the_same_in_flax_and_here() -> None:
     differences = in_flax.main(rows=3, steps=7)
     assert len(differences) == 5 and max(differences.values()) < 1e-5
+
+
+CELLS = flax_rnn.LSTMCell(6), flax_rnn.GRUCell(6), flax_rnn.GRUCell(6, reset_after=False)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=["lstm", "gru", "gru, reset before"])
+def test_divided_units_give_what_a_layer_gives(cell: Any) -> None:
+    # XLA needs threads to spare for devices that wait for each other, so two of four devices it is.
+    mesh = jax.make_mesh((1, 2), ("data", "model"), (AxisType.Auto,) * 2, devices=jax.devices()[:2])
+    weights = randomized(jax.eval_shape(lambda: cell.init_params(jax.random.key(0), 5)))
+    x = np.float32(np.random.default_rng(1).normal(size=(4, 3, 5)))
+
+    def plain(weights: Any, x: Any) -> Any:
+        return flax_rnn.rnn(cell, weights, x, return_sequences=True, implementation="scan")
+
+    def divided(weights: Any, x: Any) -> Any:
+        return tensor_parallel.layer(mesh, cell, weights, x, return_sequences=True)
+
+    placed = tensor_parallel.place(mesh, tensor_parallel.by_units(cell, weights))
+    assert all(leaf.addressable_shards[0].data.size * 2 == leaf.size for leaf in placed.values())
+    gradients, outputs = jax.jit(with_gradients(divided))(placed, x)
+    assert gradients["kernel"].sharding.is_equivalent_to(placed["kernel"].sharding, 3)
+    actual = tensor_parallel.as_columns(jax.tree.map(np.asarray, gradients)), outputs
+    chex.assert_trees_all_close(actual, alone(with_gradients(plain), weights, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.full
+def test_training_with_divided_units_is_that_of_one_device() -> None:
+    result = tensor_parallel.main(steps=2, units=8, devices=jax.devices()[:2])
+    assert max(result.gradients, result.losses) < 1e-5 and result.weights < 1e-3
+    assert len(result.held) == 2 and result.whole < 2 * min(result.held) == 2 * max(result.held) < result.whole + 64
+
+
+@pytest.mark.full
+def test_four_devices_learn_and_hold_their_share() -> None:
+    code = (
+        "import jax; jax.config.update('jax_num_cpu_devices', 8)\nfrom examples import tensor_parallel\n"
+        "found = tensor_parallel.main(steps=60)\nassert found.last < 0.9, found\n"
+        "assert max(found.gradients, found.losses) < 1e-4, found\nassert len(found.held) == 4, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.full
