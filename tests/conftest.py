@@ -10,11 +10,14 @@ from typing import Any
 os.environ["KERAS_BACKEND"] = "jax"
 # Most of the time goes into compiling what runs once. Numbers are not the same to the last bit, here and in processes
 # that tests start, as those of a user's are not from one processor to the next.
-# Later ones do not know the second flag, and XLA ends a process for that.
-FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"][
-    : 1 + (version("jaxlib") < "0.12")
-]
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
+        # Later versions do not know it, and XLA ends a process for that.
+        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib") < "0.12" else "",
+    ]
+).strip()
 
 import jax
 import pytest

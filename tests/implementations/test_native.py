@@ -128,7 +128,7 @@ def test_every_size(name: str, batch: int, steps: int, features: int, units: int
         assert np.linalg.norm(a - e) <= 1e-5 * np.linalg.norm(e) + 1e-7
 
 
-@pytest.mark.each(1)
+@pytest.mark.each(1, full=2)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("dropout", DROPOUT)
 @pytest.mark.parametrize("name", ALL)

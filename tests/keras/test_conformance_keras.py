@@ -123,7 +123,7 @@ def ours_step_by_step(case: Case) -> Any:
 
 # Both sides run primitive by primitive: to compile each combination would take half an hour. Unrolled or not is then
 # the same to us, but not to Keras, which has a loop for each.
-@pytest.mark.each(2, at_most=8)
+@pytest.mark.each(2, at_most=8, full=4)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_states_and_gradients(case: Case) -> None:
     with jax.disable_jit():
@@ -149,7 +149,7 @@ def test_compiled(cell: str, form: str) -> None:
         oracle.assert_close(result, expected, 2e-5)
 
 
-@pytest.mark.each(1, at_most=2)
+@pytest.mark.each(1, at_most=2, full=3)
 @pytest.mark.parametrize("case", [case for case in CASES if not case.unroll], ids=str)
 def test_half_precision(case: Case) -> None:
     dtype, tolerance = ("bfloat16", 4e-2) if case.initial_state else ("float16", 5e-3)

@@ -149,7 +149,7 @@ def ours_step_by_step(case: Case) -> tuple[Any, Any]:
 
 
 # Primitive by primitive: to compile each combination would take minutes.
-@pytest.mark.each(1)
+@pytest.mark.each(1, full=3)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_states_and_gradients(case: Case) -> None:
     with jax.enable_x64(True):
@@ -157,7 +157,7 @@ def test_outputs_states_and_gradients(case: Case) -> None:
         oracle.assert_close(actual, theirs(case), 1e-12)
 
 
-@pytest.mark.each(1)
+@pytest.mark.each(1, full=3)
 @pytest.mark.parametrize("case", [case for case in CASES if case.lengths != "sorted"], ids=str)
 def test_outputs_and_states_in_float32(case: Case) -> None:
     case = dataclasses.replace(case, dtype="float32")
