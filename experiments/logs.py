@@ -131,8 +131,10 @@ class Events:
 
     def begin(self, cell: str, seed: int, lines: list[Line]) -> None:
         """Tells TensorBoard to forget what is of the last step, and of steps to come; the former is written again."""
-        last = lines[-1]["step"] if lines else 0
-        self._writers[cell, seed] = self._writer(str(self.folder / f"{cell}-{seed}"), purge_step=last)
+        last, folder = lines[-1]["step"] if lines else 0, self.folder / f"{cell}-{seed}"
+        # A number, as files of one second would have one name.
+        number = len([*folder.glob("events*")])
+        self._writers[cell, seed] = self._writer(str(folder), purge_step=last, filename_suffix=f".{number}")
         for line in lines:
             if line["step"] == last:
                 self.write(line)
