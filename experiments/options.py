@@ -11,8 +11,8 @@ from experiments.optimizers import SCHEDULES
 from experiments.reviews import INDEX_FROM
 
 
-def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; ``description`` is a line, and what stands below the options."""
+def make(description: str) -> argparse.ArgumentParser:
+    """All options, in groups; ``description`` is a line, and what stands below them."""
     head, _, rest = description.partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="imdb.py", description=head, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -21,6 +21,12 @@ def parse(description: str, arguments: list[str] | None = None) -> argparse.Name
     _add_training(parser.add_argument_group("training"))
     _add_data(parser.add_argument_group("data"))
     _add_output(parser.add_argument_group("output"))
+    return parser
+
+
+def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``description`` as in ``make``."""
+    parser = make(description)
     options = parser.parse_args(arguments)
     if options.patience is not None and not options.validation:
         parser.error(
