@@ -89,14 +89,16 @@ def open_logs(cells: list[str], seeds: list[int], chosen: argparse.Namespace, co
     """Those that are asked for; earlier ones are set aside, unless a training may go on."""
     is_new = chosen.checkpoint is None or not chosen.checkpoint.exists()
     found: list[logs.JsonLines | logs.Events] = []
+    option = ""
     try:
-        if chosen.log is not None:
-            found.append(logs.JsonLines(chosen.log, is_new))
         if chosen.tensorboard is not None:
-            names = [f"{cell}-{seed}" for cell in cells for seed in seeds]
+            option, names = "--tensorboard", [f"{cell}-{seed}" for cell in cells for seed in seeds]
             found.append(logs.Events(chosen.tensorboard, names, is_new))
+        if chosen.log is not None:
+            option = "--log"
+            found.append(logs.JsonLines(chosen.log, is_new))
     except OSError as error:
-        raise files.Refused(f"{'--tensorboard' if found or chosen.log is None else '--log'}: {error}") from error
+        raise files.Refused(f"{option}: cannot write: {error}") from error
     for log in found:
         tell_earlier(log.earlier, console)
     return logs.Logs(found, console)
@@ -115,12 +117,12 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
     console.print(f"Data: {data.name}, {len(data.train.labels):,} reviews to train, {len(data.test.labels):,} to test")
     cells = [*LAYERS] if chosen.cell == "all" else [chosen.cell]
     names = [*report.FILES, *(name for cell in cells for name in (*saved.names(cell), *exports.names(cell)))]
+    numbers = list(range(chosen.seed, chosen.seed + chosen.seeds))
+    notes = open_logs(cells, numbers, chosen, console)
     try:
         tell_earlier(files.prepare(chosen.output, names), console)
     except OSError as error:
         raise files.Refused(f"--output: cannot write to {chosen.output}: {error}") from error
-    numbers = list(range(chosen.seed, chosen.seed + chosen.seeds))
-    notes = open_logs(cells, numbers, chosen, console)
 
     runs: dict[tuple[str, int], report.Run] = {}
     paths: list[Path] = []

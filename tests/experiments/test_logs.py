@@ -123,16 +123,17 @@ def test_lines_that_were_lost_are_written_again(tmp_path: Path) -> None:
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows of a folder: it forgets what came ahead of a start with the same or a lower step."""
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto import event_pb2
 
+    protocol: Any = event_pb2
     found: dict[str, list[tuple[int, float]]] = {}
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
         while content:
             (length,) = struct.unpack("<Q", content[:8])
-            event: Any = Event.FromString(content[12 : 12 + length])
+            event: Any = protocol.Event.FromString(content[12 : 12 + length])
             content = content[16 + length :]
-            if event.session_log.status == SessionLog.START:
+            if event.session_log.status == protocol.SessionLog.START:
                 found = {name: [one for one in values if one[0] < event.step] for name, values in found.items()}
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append((event.step, value.simple_value))
