@@ -80,9 +80,22 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return markdown(header, rows, 1)
 
 
+def brief(results: Sequence[dict[str, Any]]) -> str:
+    """A line for each case: both times of a step of all, and both of compilation."""
+    rows = []
+    for result in results:
+        turns, once = (result["ways"][way] for way in WAYS)
+        steps = f"{short(turns['median_ms'])} / {short(once['median_ms'])} ({once['ratio']:.2f})"
+        compiling = f"{turns['compile_s']:.0f} / {once['compile_s']:.0f}"
+        rows.append([result["cell"], str(result["units"]), str(result["seeds"]), steps, compiling])
+    return markdown(["cell", "units", "seeds", "ms a step of all (ratio)", "compilation, s"], rows, 1)
+
+
 def page(everything: dict[str, Any]) -> str:
     """The whole file of results as a page."""
-    parts = [f"`{everything['command']}`", f"{described(everything['machine'])}.", table(everything["results"])]
+    results = everything["results"]
+    parts = [f"`{everything['command']}`", f"{described(everything['machine'])}."]
+    parts += [f"{' / '.join(WAYS).capitalize()}:", brief(results) + "\nAll figures:", table(results)]
     return "\n\n".join(["# Several seeds of the IMDB experiment", *parts])
 
 

@@ -70,7 +70,11 @@ def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (a
     add("--weight-decay", type=_not_negative, default=0.0, help="of matrices, as in AdamW [%(default)s]")
     add("--seed", type=count(0), default=0, help="of weights, dropout and the order of reviews [%(default)s]")
     add("--seeds", type=count(), default=1, help="train with so many seeds, from --seed on [%(default)s]")
-    add("--at-once", action="store_true", help="train all seeds of a cell at once, rather than in turn")
+    add(
+        "--at-once",
+        action="store_true",
+        help="train all seeds of a cell in one program, compiled once; docs/imdb.md has when it pays",
+    )
     add(
         "--validation", type=_rate, default=0.0, metavar="SHARE",
         help="share of the training reviews, the last ones, that is held out; the model with the least loss on them is "
