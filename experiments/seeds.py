@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from experiments.reviews import Split
-from experiments.training import Batch, State, Steps, batches, compile_steps, functions, jit
+from experiments.training import Batch, State, Steps, batches, compile_steps, compiled, functions
 
 
 def compile_all(models: Sequence[nnx.Module], optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
@@ -24,11 +24,8 @@ def compile_all(models: Sequence[nnx.Module], optimizer: optax.GradientTransform
     if len(models) == 1:
         return compile_steps(models[0], optimizer)
     states, (one, *_) = zip(*(functions(model, optimizer) for model in models), strict=True)
-    steps = Steps(
-        jit(jax.vmap(one.train), donate_argnums=0),
-        jit(jax.vmap(one.evaluate, in_axes=(0, None))),
-    )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), steps
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return compiled(state, Steps(jax.vmap(one.train), jax.vmap(one.evaluate, in_axes=(0, None))))
 
 
 def epoch(train: Split, size: int, seeds: Sequence[int], epoch: int, done: int) -> Iterator[Batch]:

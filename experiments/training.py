@@ -50,17 +50,19 @@ class Steps(NamedTuple):
     evaluate: Callable[[State, Batch], jax.Array]
 
 
-jit: Any = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
-
-
 def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
     """The state of ``model`` at the start of training, and the functions that change and judge it, compiled."""
-    state, steps = functions(model, optimizer)
+    return compiled(*functions(model, optimizer))
+
+
+def compiled(state: State, steps: Steps) -> tuple[State, Steps]:
+    """The state as the compiled functions take it, and these."""
+    jit = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
     return state, Steps(jit(steps.train, donate_argnums=0), jit(steps.evaluate))
 
 
 def functions(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
-    """The same, not compiled."""
+    """The state and the functions, not compiled."""
     graph, params, keys = nnx.split(model, nnx.Param, ...)
 
     def loss(params: Any, keys: Any, batch: Batch, training: bool) -> Any:
