@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from experiments import files, options, predict, report, reviews, saved, trainer
+from experiments import exports, files, logs, options, predict, report, reviews, saved, trainer
 from experiments.model import LAYERS, build
 from experiments.terminal import Stop, patient_output
 from flax_rnn import runtime
@@ -31,7 +31,10 @@ from flax_rnn import runtime
 EVERY = 250
 """Steps between two saves, by default."""
 
-NOT_OF_A_TRAINING = ("cell", "seed", "seeds", "patience", "output", "checkpoint", "every", "data", "data_dir")
+NOT_OF_A_TRAINING = (
+    "cell", "seed", "seeds", "at_once", "patience", "output", "checkpoint", "every", "export", "log", "tensorboard",
+    "data", "data_dir",
+)  # fmt: skip
 """Options that may change when a training goes on: what is trained is the same."""
 
 
@@ -64,7 +67,7 @@ def load(chosen: argparse.Namespace) -> reviews.Reviews:
     )
 
 
-def open_store(cell: str, seed: int, data: reviews.Reviews, chosen: argparse.Namespace) -> Any:
+def open_store(cell: str, seeds: list[int], data: reviews.Reviews, chosen: argparse.Namespace) -> Any:
     """Where a training is saved, or ``None`` if it is not."""
     if chosen.checkpoint is None:
         return None
@@ -76,8 +79,35 @@ def open_store(cell: str, seed: int, data: reviews.Reviews, chosen: argparse.Nam
     settings = {name: value for name, value in vars(chosen).items() if name not in NOT_OF_A_TRAINING}
     if chosen.schedule == "constant":  # otherwise the number of steps decides about each of them
         del settings["epochs"]
-    settings |= {"cell": cell, "seed": seed, "data": data.name, "digest of the data": found.hexdigest()}
-    return Store(chosen.checkpoint / f"{cell}-{seed}", settings, chosen.every or EVERY)
+    settings |= {"cell": cell, "seed": seeds if len(seeds) > 1 else seeds[0]}
+    settings |= {"data": data.name, "digest of the data": found.hexdigest()}
+    name = "-".join(map(str, [cell, *sorted({seeds[0], seeds[-1]})]))
+    return Store(chosen.checkpoint / name, settings, chosen.every or EVERY)
+
+
+def open_logs(cells: list[str], seeds: list[int], chosen: argparse.Namespace, console: Console) -> logs.Logs:
+    """Those that are asked for; earlier ones are set aside, unless a training may go on."""
+    is_new = chosen.checkpoint is None or not chosen.checkpoint.exists()
+    found: list[logs.JsonLines | logs.Events] = []
+    option = ""
+    try:
+        if chosen.tensorboard is not None:
+            option, names = "--tensorboard", [f"{cell}-{seed}" for cell in cells for seed in seeds]
+            found.append(logs.Events(chosen.tensorboard, names, is_new))
+        if chosen.log is not None:
+            option = "--log"
+            found.append(logs.JsonLines(chosen.log, is_new))
+    except OSError as error:
+        raise files.Refused(f"{option}: cannot write: {error}") from error
+    for log in found:
+        tell_earlier(log.earlier, console)
+    return logs.Logs(found, console)
+
+
+def tell_earlier(folder: Path | None, console: Console) -> None:
+    """Where a run has put what an earlier one had left."""
+    if folder is not None:
+        console.print(f"What an earlier run has left in {folder.parent} is now in {folder}", soft_wrap=True)
 
 
 def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
@@ -86,43 +116,44 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
     data = load(chosen)
     console.print(f"Data: {data.name}, {len(data.train.labels):,} reviews to train, {len(data.test.labels):,} to test")
     cells = [*LAYERS] if chosen.cell == "all" else [chosen.cell]
-    names = [*report.FILES, *(name for cell in cells for name in saved.names(cell))]
+    names = [*report.FILES, *(name for cell in cells for name in (*saved.names(cell), *exports.names(cell)))]
+    numbers = list(range(chosen.seed, chosen.seed + chosen.seeds))
+    notes = open_logs(cells, numbers, chosen, console)
     try:
-        earlier = files.prepare(chosen.output, names)
+        tell_earlier(files.prepare(chosen.output, names), console)
     except OSError as error:
         raise files.Refused(f"--output: cannot write to {chosen.output}: {error}") from error
-    if earlier is not None:
-        console.print(f"What an earlier run has left in {chosen.output} is now in {earlier}", soft_wrap=True)
 
-    runs: list[report.Run] = []
+    runs: dict[tuple[str, int], report.Run] = {}
     paths: list[Path] = []
 
-    def write(run: report.Run) -> None:
-        everything = [*(one for one in runs if one is not run), run]
+    def write(trained: list[report.Run]) -> None:
+        runs.update({(run.cell, run.seed): run for run in trained})
         try:
-            paths[:3] = report.write(everything, data.name, data.is_imdb, settings, chosen.output)
+            paths[:3] = report.write([*runs.values()], data.name, data.is_imdb, settings, chosen.output)
         except OSError as error:  # training is worth more than a picture of it
             console.print(f"--output: {error}", style="bold red", soft_wrap=True)
 
     with Stop() as stop:
         for cell in cells:
             print(summary(cell, chosen, console.is_terminal))
-            for seed in range(chosen.seed, chosen.seed + chosen.seeds):
-                store = open_store(cell, seed, data, chosen)
+            for seeds in [numbers] if chosen.at_once else [[number] for number in numbers]:
+                store = open_store(cell, seeds, data, chosen)
                 try:
-                    run, params = trainer.train(
-                        cell, seed, data, chosen, console, store=store, stop=stop, after_epoch=write
+                    trained = trainer.train_seeds(
+                        cell, seeds, data, chosen, console, store=store, stop=stop, logs=notes, after_epoch=write
                     )
                 finally:
                     if store is not None:
                         store.close()
-                runs.append(run)
-                write(run)
-                if seed == chosen.seed:
+                write([run for run, _ in trained])
+                if chosen.seed in seeds:
+                    run, params = trained[0]
                     paths += saved.save(chosen.output, run, params, data, settings)
-    report.show(runs, data.name, data.is_imdb, console)
+                    paths += exports.write(chosen.output, cell, params, chosen)
+    report.show([*runs.values()], data.name, data.is_imdb, console)
     console.print("Wrote " + ", ".join(map(str, paths)), soft_wrap=True)
-    return runs
+    return [*runs.values()]
 
 
 def main(arguments: list[str] | None = None) -> list[report.Run]:

@@ -5,13 +5,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.exports import EXPORTS
 from experiments.model import DTYPES, LAYERS
 from experiments.optimizers import SCHEDULES
 from experiments.reviews import INDEX_FROM
 
 
-def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; ``description`` is a line, and what stands below the options."""
+def make(description: str) -> argparse.ArgumentParser:
+    """All options, in groups; ``description`` is a line, and what stands below them."""
     head, _, rest = description.partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="imdb.py", description=head, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -20,11 +21,19 @@ def parse(description: str, arguments: list[str] | None = None) -> argparse.Name
     _add_training(parser.add_argument_group("training"))
     _add_data(parser.add_argument_group("data"))
     _add_output(parser.add_argument_group("output"))
+    return parser
+
+
+def parse(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``description`` as in ``make``."""
+    parser = make(description)
     options = parser.parse_args(arguments)
     if options.patience is not None and not options.validation:
         parser.error(
             "argument --patience: expected --validation beside it, as stopping early looks at held-out reviews"
         )
+    if options.at_once and options.seeds == 1:
+        parser.error("argument --at-once: expected --seeds of at least 2 beside it, got 1")
     if options.every is not None and options.checkpoint is None:
         parser.error("argument --every: expected --checkpoint DIR beside it")
     return options
@@ -62,6 +71,11 @@ def _add_training(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (a
     add("--seed", type=count(0), default=0, help="of weights, dropout and the order of reviews [%(default)s]")
     add("--seeds", type=count(), default=1, help="train with so many seeds, from --seed on [%(default)s]")
     add(
+        "--at-once",
+        action="store_true",
+        help="train all seeds of a cell in one program, compiled once; docs/imdb.md has when it pays",
+    )
+    add(
         "--validation", type=_rate, default=0.0, metavar="SHARE",
         help="share of the training reviews, the last ones, that is held out; the model with the least loss on them is "
         "the one that is kept [%(default)s]",
@@ -95,6 +109,12 @@ def _add_output(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as 
         "been interrupted",
     )  # fmt: skip
     add("--every", type=count(), metavar="STEPS", help="save after so many steps, and after each epoch [250]")
+    add("--log", type=Path, metavar="FILE", help="note each few steps and each epoch there, as lines of JSON")
+    add("--tensorboard", type=Path, metavar="DIR", help="and there, for TensorBoard; needs tensorboardX")
+    add(
+        "--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT",
+        help="write the model also as CELL.keras (keras) or as what jax runs by itself, CELL.jax (jax)",
+    )  # fmt: skip
 
 
 def count(least: int = 1) -> Callable[[str], int]:

@@ -44,14 +44,25 @@ class Score(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The compiled functions; both return the sums ``(loss, correct, reviews)`` of their batch."""
+    """The functions; both return the sums ``(loss, correct, reviews)`` of their batch, of each seed if of several."""
 
     train: Callable[[State, Batch], tuple[State, jax.Array]]
     evaluate: Callable[[State, Batch], jax.Array]
 
 
 def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
-    """The state of ``model`` at the start of training, and the functions that change and judge it."""
+    """The state of ``model`` at the start of training, and the functions that change and judge it, compiled."""
+    return compiled(*functions(model, optimizer))
+
+
+def compiled(state: State, steps: Steps) -> tuple[State, Steps]:
+    """The state as the compiled functions take it, and these."""
+    jit = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
+    return state, Steps(jit(steps.train, donate_argnums=0), jit(steps.evaluate))
+
+
+def functions(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
+    """The state and the functions, not compiled."""
     graph, params, keys = nnx.split(model, nnx.Param, ...)
 
     def loss(params: Any, keys: Any, batch: Batch, training: bool) -> Any:
@@ -73,8 +84,7 @@ def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) ->
     def evaluate(state: State, batch: Batch) -> jax.Array:
         return loss(state.params, state.keys, batch, training=False)[1][0]
 
-    jit = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
-    return State(params, keys, optimizer.init(params)), Steps(jit(train, donate_argnums=0), jit(evaluate))
+    return State(params, keys, optimizer.init(params)), Steps(train, evaluate)
 
 
 def batches(tokens: np.ndarray, labels: np.ndarray, size: int, order: np.ndarray) -> Iterator[Batch]:
@@ -89,14 +99,20 @@ def batches(tokens: np.ndarray, labels: np.ndarray, size: int, order: np.ndarray
         )
 
 
+def means(sums: Sequence[ArrayLike]) -> list[Score]:
+    """The means that the sums of several batches amount to, for each seed."""
+    every_seed = np.sum(np.asarray(sums, np.float64), axis=0).reshape(-1, 3).tolist()
+    return [Score(loss / reviews, correct / reviews) for loss, correct, reviews in every_seed]
+
+
 def mean(sums: Sequence[ArrayLike]) -> Score:
-    """The means that the sums of several batches amount to."""
-    loss, correct, reviews = np.sum(np.asarray(sums, np.float64), axis=0).tolist()
-    return Score(loss / reviews, correct / reviews)
+    """Those over all seeds."""
+    found = means(sums)
+    return Score(*np.mean(found, axis=0).tolist())
 
 
 def train_steps(
-    steps: Steps, state: State, batches: Iterator[Batch], every: int = 20
+    steps: Steps, state: State, batches: Iterator[Batch], every: int = 20, watched: Sequence[int] = (0,)
 ) -> Iterator[tuple[State, list[np.ndarray]]]:
     """Trains, and gives the state and the sums of the batches after each ``every`` steps, and behind the last.
 
@@ -104,7 +120,7 @@ def train_steps(
     for its own, so that it has to be copied by whoever wants to keep it.
 
     Raises:
-      FloatingPointError: if the loss is no longer finite, or beyond all measure.
+      FloatingPointError: if the loss of a seed that is ``watched`` is no longer finite, or beyond all measure.
     """
     done = 0
     while chunk := tuple(itertools.islice(batches, every)):
@@ -114,13 +130,15 @@ def train_steps(
             waiting.append(sums)
         fetched = jax.device_get(waiting)
         done += len(chunk)
-        if not (loss := mean(fetched).loss) < BEYOND_MEASURE:  # nor is it, if it is not a number
-            raise FloatingPointError(f"the loss became {loss} within {done} steps")
+        found = means(fetched)
+        for loss in (found[seed].loss for seed in watched):
+            if not loss < BEYOND_MEASURE:  # nor is it, if it is not a number
+                raise FloatingPointError(f"the loss became {loss} within {done} steps")
         yield state, fetched
 
 
-def evaluate(steps: Steps, state: State, tokens: np.ndarray, labels: np.ndarray) -> Score:
-    """Mean loss and accuracy without dropout."""
+def evaluate(steps: Steps, state: State, tokens: np.ndarray, labels: np.ndarray) -> list[Score]:
+    """Mean loss and accuracy without dropout, of each seed."""
     order = np.arange(len(labels))
     size = min(EVALUATION_BATCH, len(labels))
-    return mean([np.asarray(steps.evaluate(state, b)) for b in batches(tokens, labels, size, order)])
+    return means([np.asarray(steps.evaluate(state, b)) for b in batches(tokens, labels, size, order)])

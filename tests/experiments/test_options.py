@@ -1,5 +1,7 @@
-"""Every option of the model and the optimizer does what it says."""
+"""Every option does what it says; those of logs, exports, seeds at once and checkpoints have files of their own."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,8 +10,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from rich.console import Console
 
-from experiments import imdb
+from experiments import imdb, options, report, reviews, trainer
+from experiments.checkpoints import Store
 from experiments.model import build
 from experiments.optimizers import learning_rate, optimizer
 
@@ -107,3 +111,122 @@ def test_the_optimizer_is_kerass_adam_with_what_is_asked_for(more: tuple[str, ..
             weights[name] = weights[name] - rate * (change + decay)
     for name, expected in weights.items():
         np.testing.assert_allclose(params[name], expected, rtol=2e-5)
+
+
+def shapes(*more: str, cell: str = "gru") -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(nnx.state(model(*more, cell=cell), nnx.Param))]
+
+
+def test_sizes_and_cell_are_those_of_the_weights() -> None:
+    assert {(50, 5), (5, 21), (7, 21), (7, 1)} <= {*shapes()}
+    assert (50, 6) in shapes("--embedding", "6") and (60, 5) in shapes("--num-words", "60")
+    assert {(5, 24), (8, 24), (8, 1)} <= {*shapes("--units", "8")}
+    assert (7, 28) in shapes(cell="lstm") and (7, 7) in shapes(cell="simple_rnn")
+
+
+@pytest.mark.parametrize(
+    ("more", "in_training"), [(("--dropout=0.5",), True), (("--recurrent-dropout=0.5",), True), ((), False)]
+)
+def test_dropout_is_at_random_in_training_only(more: tuple[str, ...], in_training: bool) -> None:
+    made = model("--dropout=0", "--recurrent-dropout=0", *more)
+    first, second = np.asarray(made(TOKENS)), np.asarray(made(TOKENS))
+    assert (np.abs(first - second).max() > 1e-4) == in_training
+    made.eval()
+    np.testing.assert_array_equal(made(TOKENS), made(TOKENS))
+    rates = made.recurrent.dropout, made.recurrent.recurrent_dropout
+    assert rates == (0.5 if "--dropout=0.5" in more else 0, 0.5 if "--recurrent-dropout=0.5" in more else 0)
+
+
+def loaded(*more: str) -> reviews.Reviews:
+    return imdb.load(imdb.parse(["--data", "generated", "--limit", "70", *more]))
+
+
+def test_options_of_the_data_change_the_data() -> None:
+    data = loaded()
+    assert (data.train.tokens.shape, data.test.tokens.shape) == ((70, 80), (70, 80)) and not data.is_imdb
+    short = loaded("--maxlen", "9")
+    np.testing.assert_array_equal(short.train.tokens, data.train.tokens[:, -9:])
+    few = loaded("--num-words", "20")
+    assert few.train.tokens.max() == 19 < data.train.tokens.max()
+    other = loaded("--seed", "1")
+    assert (other.train.tokens != data.train.tokens).any()
+
+
+def test_data_dir_is_where_the_reviews_are_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(reviews.DataUnavailable, match=re.escape(str(tmp_path / "file"))):
+        imdb.load(imdb.parse(["--data", "imdb", "--data-dir", str(tmp_path / "file")]))
+
+
+DATA = reviews.load("generated", limit=328, maxlen=12, num_words=50)
+SILENT = Console(quiet=True)
+
+
+def trained(*more: str, **rest: Any) -> tuple[report.Run, list[np.ndarray]]:
+    chosen = imdb.parse([*SMALL, "--batch-size=8", "--epochs=1", *more])
+    run, params = trainer.train("simple_rnn", chosen.seed, DATA, chosen, SILENT, **rest)
+    return run, [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+
+def test_options_of_the_training_change_the_training() -> None:
+    run, weights = trained()
+    assert (len(run.test), run.reviews, len(run.curve)) == (1, 328, 3)
+    longer, _ = trained("--epochs=2")
+    assert (len(longer.test), longer.reviews) == (2, 656) and longer.test[0] == run.test[0]
+    assert len(trained("--batch-size=41")[0].curve) == 1
+    other, others = trained("--seed=1")
+    assert other.seed == 1 and other.curve != run.curve
+    assert any((one != two).any() for one, two in zip(weights, others, strict=True))
+    _, start = trained("--learning-rate=1e-30")
+    fresh = jax.tree.leaves(nnx.state(model(cell="simple_rnn"), nnx.Param))
+    assert max(np.abs(one - two).max() for one, two in zip(start, fresh, strict=True)) < 1e-20
+
+
+@pytest.mark.parametrize(("every", "saves"), [(20, 3), (40, 2), (60, 1)])
+def test_every_says_how_often_is_saved(every: int, saves: int, tmp_path: Path) -> None:
+    chosen = imdb.parse(["--checkpoint", str(tmp_path), "--every", str(every)])
+    store = imdb.open_store("simple_rnn", [0], DATA, chosen)
+    done: list[int] = []
+    save = Store.save
+
+    def note(self: Store, arrays: Any, about: Any) -> bool:
+        done.append(len(about["sums"]))
+        return save(self, arrays, about)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "save", note)
+        trained(store=store)
+    store.close()
+    assert done == {20: [20, 40, 0], 40: [40, 0], 60: [0]}[every] and len(done) == saves
+
+
+TESTED = {
+    "test_imdb": "cell",
+    "test_options": "units embedding num-words layers bidirectional dropout recurrent-dropout dtype epochs "
+    "batch-size learning-rate schedule warmup clip-norm weight-decay seed data data-dir maxlen limit every",
+    "test_checkpoints": "validation patience checkpoint output",
+    "test_seeds": "seeds at-once",
+    "test_logs": "log tensorboard",
+    "test_exports": "export",
+}
+"""The file with the test of each option."""
+
+
+def test_every_option_is_tested() -> None:
+    groups = {group.title: group._group_actions for group in options.make("")._action_groups}
+    mine = ("model", "training", "data", "output")
+    flags = {flag for name in mine for action in groups[name] for flag in action.option_strings}
+    listed = {f"--{name}": file for file, names in TESTED.items() for name in names.split()}
+    assert flags == {*listed}
+    for flag, file in listed.items():
+        assert re.search(f'"{flag}["=]', Path(__file__).with_name(f"{file}.py").read_text()), flag
+
+
+def test_help_is_one_screen_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = options.make("").format_help()
+    groups = re.split(r"\n\n(?=[a-z ]+:\n)", text[text.index("options:") :])
+    assert len(groups) == len([*re.finditer(r"^[a-z ]+:$", text, re.MULTILINE)]) >= 5
+    for group in groups:
+        lines = group.splitlines()
+        assert len(lines) <= 24 and max(map(len, lines)) <= 100, lines[0]
