@@ -8,6 +8,7 @@ digest is set aside, and the one before is taken.
 
 import fcntl
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments import devices, processes
 from experiments.files import Refused, replace
 
 KEEP = 2
@@ -48,7 +50,11 @@ class Store:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check(settings)
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP, cleanup_tmp_directories=True, enable_async_checkpointing=False
+                create=False,
+                max_to_keep=KEEP,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+                multiprocessing_options=_alone(),
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except BlockingIOError as error:
@@ -75,11 +81,19 @@ class Store:
     def restore(self, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The last save that is whole: the arrays, of which ``like`` is an example, and the rest; ``None`` if none is.
 
-        Parts of ``like`` that were not saved are left out. A damaged save is set aside, by another name.
+        Parts of ``like`` that were not saved are left out. A damaged save is set aside, by another name. Of several
+        processes, all get what the first one reads. The arrays are on the devices of ``like``.
 
         Raises:
           Refused: if there are saves, and all are damaged.
         """
+        found = _from_first(self._find(like), like)
+        if found is None:
+            return None
+        arrays, about = found
+        return devices.copy_as(like, arrays), about
+
+    def _find(self, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
         damaged: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -125,12 +139,7 @@ class Store:
         about, expected = found.rest["about"], found.rest["digest"]
         if digest(flat, about) != expected:
             raise ValueError("it is not what was saved")
-        parts = {name: part for name, part in like.items() if any(one.startswith(f"['{name}']") for one in flat)}
-        names = [name for name, _ in _flatten(parts)]
-        if {*names} != {*flat}:
-            raise ValueError(f"expected arrays {names}, got {[*flat]}")
-        leaves = [_as(flat[name], leaf) for name, leaf in _flatten(parts)]
-        return jax.tree.unflatten(jax.tree.structure(parts), leaves), about
+        return _unflatten(flat, like), about
 
     def _check(self, settings: dict[str, Any]) -> None:
         """Compares with the settings that the folder is of, or notes them.
@@ -164,6 +173,27 @@ class Store:
                 yield int(number)
 
 
+class Follower(Store):
+    """What all processes but the first have: they know of no disk, and are told what it has."""
+
+    def __init__(self) -> None:
+        self.last, self.problem = None, ""
+
+    def close(self) -> None:
+        """See above."""
+
+    def is_due(self, steps: int) -> bool:
+        """The first process saves."""
+        return False
+
+    def save(self, arrays: dict[str, Any], about: dict[str, Any]) -> bool:
+        """And says how that went."""
+        return True
+
+    def _find(self, like: dict[str, Any]) -> None:
+        return None
+
+
 def digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
     """A number of all that is saved."""
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
@@ -181,8 +211,50 @@ def _is_key(leaf: Any) -> bool:
     return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def _alone() -> Any:
+    """The processes beside this one have no part in it."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix="first")
+
+
+def _from_first(found: tuple[dict[str, Any], dict[str, Any]] | None, like: dict[str, Any]) -> Any:
+    """What the first process has found."""
+    if jax.process_count() == 1:
+        return found
+    file = io.BytesIO()
+    if found is not None:
+        arrays, about = found
+        flat = {name: _plain(leaf) for name, leaf in _flatten(arrays)}
+        np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **flat)
+    content = processes.from_first(file.getvalue())
+    if not content:
+        return None
+    with np.load(io.BytesIO(content)) as read:
+        flat = dict(read)
+    about = json.loads(str(flat.pop("about")))
+    return _unflatten(flat, like), about
+
+
+def _unflatten(flat: dict[str, np.ndarray], like: dict[str, Any]) -> dict[str, Any]:
+    """The arrays by name as those parts of ``like`` that they are.
+
+    Raises:
+      ValueError: if they are of something else.
+    """
+    parts = {name: part for name, part in like.items() if any(one.startswith(f"['{name}']") for one in flat)}
+    names = [name for name, _ in _flatten(parts)]
+    if {*names} != {*flat}:
+        raise ValueError(f"expected arrays {names}, got {[*flat]}")
+    leaves = [_as(flat[name], leaf) for name, leaf in _flatten(parts)]
+    return jax.tree.unflatten(jax.tree.structure(parts), leaves)
+
+
 def _plain(leaf: Any) -> np.ndarray:
-    """A leaf as numbers, random keys too."""
+    """A leaf as numbers, random keys too; all devices have the same."""
+    if isinstance(leaf, jax.Array):
+        leaf = leaf.addressable_data(0)
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 

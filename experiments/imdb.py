@@ -23,16 +23,21 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from experiments import files, options, predict, report, reviews, saved, trainer
+from experiments import devices, files, options, predict, processes, report, reviews, saved, trainer
 from experiments.model import LAYERS, build
-from experiments.terminal import Stop, patient_output
+from experiments.terminal import patient_output
 from flax_rnn import runtime
 
 EVERY = 250
 """Steps between two saves, by default."""
 
-NOT_OF_A_TRAINING = ("cell", "seed", "seeds", "patience", "output", "checkpoint", "every", "data", "data_dir")
+NOT_OF_A_TRAINING = (
+    "cell", "seed", "seeds", "patience", "output", "checkpoint", "every", "data", "data_dir", *options.DEVICES,
+)  # fmt: skip
 """Options that may change when a training goes on: what is trained is the same."""
+
+MAY_DIFFER = ("output", "checkpoint", "data_dir", *options.DEVICES)
+"""Options that may differ between the processes of a training: only the first one writes."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -64,31 +69,41 @@ def load(chosen: argparse.Namespace) -> reviews.Reviews:
     )
 
 
+def digest(data: reviews.Reviews) -> str:
+    """A number of all reviews."""
+    found = hashlib.sha256()
+    for part in (*data.train, *data.test):
+        found.update(part.tobytes())
+    return found.hexdigest()
+
+
 def open_store(cell: str, seed: int, data: reviews.Reviews, chosen: argparse.Namespace) -> Any:
     """Where a training is saved, or ``None`` if it is not."""
     if chosen.checkpoint is None:
         return None
-    from experiments.checkpoints import Store  # orbax takes a while to import
+    from experiments.checkpoints import Follower, Store  # orbax takes a while to import
 
-    found = hashlib.sha256()
-    for part in (*data.train, *data.test):
-        found.update(part.tobytes())
+    if not processes.is_first():
+        return Follower()
     settings = {name: value for name, value in vars(chosen).items() if name not in NOT_OF_A_TRAINING}
     if chosen.schedule == "constant":  # otherwise the number of steps decides about each of them
         del settings["epochs"]
-    settings |= {"cell": cell, "seed": seed, "data": data.name, "digest of the data": found.hexdigest()}
+    settings |= {"cell": cell, "seed": seed, "data": data.name, "digest of the data": digest(data)}
     return Store(chosen.checkpoint / f"{cell}-{seed}", settings, chosen.every or EVERY)
 
 
 def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
     """Trains every cell with every seed; what is measured is written after each epoch."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
+    mesh = devices.make_mesh(chosen)
     data = load(chosen)
+    alike = {name: value for name, value in vars(chosen).items() if name not in MAY_DIFFER}
+    processes.check_alike(alike | {"data": data.name, "digest of the data": digest(data)})
     console.print(f"Data: {data.name}, {len(data.train.labels):,} reviews to train, {len(data.test.labels):,} to test")
     cells = [*LAYERS] if chosen.cell == "all" else [chosen.cell]
     names = [*report.FILES, *(name for cell in cells for name in saved.names(cell))]
     try:
-        earlier = files.prepare(chosen.output, names)
+        earlier = files.prepare(chosen.output, names) if processes.is_first() else None
     except OSError as error:
         raise files.Refused(f"--output: cannot write to {chosen.output}: {error}") from error
     if earlier is not None:
@@ -98,27 +113,30 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
     paths: list[Path] = []
 
     def write(run: report.Run) -> None:
+        if not processes.is_first():
+            return
         everything = [*(one for one in runs if one is not run), run]
         try:
             paths[:3] = report.write(everything, data.name, data.is_imdb, settings, chosen.output)
         except OSError as error:  # training is worth more than a picture of it
             console.print(f"--output: {error}", style="bold red", soft_wrap=True)
 
-    with Stop() as stop:
+    with processes.Stop() as stop:
         for cell in cells:
-            print(summary(cell, chosen, console.is_terminal))
+            if processes.is_first():
+                print(summary(cell, chosen, console.is_terminal))
             for seed in range(chosen.seed, chosen.seed + chosen.seeds):
                 store = open_store(cell, seed, data, chosen)
                 try:
                     run, params = trainer.train(
-                        cell, seed, data, chosen, console, store=store, stop=stop, after_epoch=write
+                        cell, seed, data, chosen, console, store=store, stop=stop, mesh=mesh, after_epoch=write
                     )
                 finally:
                     if store is not None:
                         store.close()
                 runs.append(run)
                 write(run)
-                if seed == chosen.seed:
+                if seed == chosen.seed and processes.is_first():
                     paths += saved.save(chosen.output, run, params, data, settings)
     report.show(runs, data.name, data.is_imdb, console)
     console.print("Wrote " + ", ".join(map(str, paths)), soft_wrap=True)
@@ -133,19 +151,21 @@ def main(arguments: list[str] | None = None) -> list[report.Run]:
         return []
     chosen = parse(arguments)
     runtime.keep_memory()
+    devices.ask_for(chosen.devices)
     console = Console() if sys.stdout.isatty() else Console(width=160)
     with patient_output():
         try:
-            return train_all(chosen, console)
+            with processes.together(chosen, trainer.Interrupted, FloatingPointError):
+                console.quiet = not processes.is_first()
+                return train_all(chosen, console)
         except trainer.Interrupted as error:
             console.print(str(error), soft_wrap=True)
             raise SystemExit(130) from error
         except FloatingPointError as error:
             problem = f"{error}: try a --learning-rate below {chosen.learning_rate:g}"
-        except reviews.DataUnavailable as error:
+        except (reviews.DataUnavailable, files.Refused) as error:
             problem = str(error)
-        except files.Refused as error:
-            problem = str(error)
+            console.quiet = False  # the other processes do not have it
         console.print(problem, style="bold red", soft_wrap=True)
         raise SystemExit(1)
 

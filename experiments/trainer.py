@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments import report, reviews
@@ -72,6 +73,7 @@ def train(
     *,
     store: Store | None = None,
     stop: Stop | None = None,
+    mesh: Mesh | None = None,
     after_epoch: Callable[[report.Run], None] = lambda run: None,
 ) -> tuple[report.Run, nnx.State[Any, Any]]:
     """Trains one model and evaluates it after each epoch; returns what was measured, and the weights that are kept.
@@ -82,6 +84,7 @@ def train(
       cell, seed, data, options, console: what to train, as on the command line, and where to say how it goes.
       store: where to save, and to go on from, what training changes.
       stop: whether to stop behind the next few steps.
+      mesh: several devices to train on.
       after_epoch: called with what was measured.
 
     Raises:
@@ -92,7 +95,7 @@ def train(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     train, held = hold_out(data, options.validation)
     in_all = options.epochs * -(-len(train.labels) // options.batch_size)
-    state, steps = compile_steps(model, optimizer(options, in_all))
+    state, steps = compile_steps(model, optimizer(options, in_all), mesh)
     now = Snapshot(report.Run(cell, seed, parameters, CURVE_STEPS), state)
     if store is not None and (found := store.restore({"state": state, "kept": state.params})) is not None:
         arrays, about = found

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from experiments import devices
 from flax_rnn import runtime
 
 EVALUATION_BATCH = 500
@@ -44,14 +47,23 @@ class Score(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The compiled functions; both return the sums ``(loss, correct, reviews)`` of their batch."""
+    """The compiled functions; both return the sums ``(loss, correct, reviews)`` of their batch.
+
+    ``devices`` is how many a batch is divided over.
+    """
 
     train: Callable[[State, Batch], tuple[State, jax.Array]]
     evaluate: Callable[[State, Batch], jax.Array]
+    devices: int = 1
 
 
-def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
-    """The state of ``model`` at the start of training, and the functions that change and judge it."""
+def compile_steps(
+    model: nnx.Module, optimizer: optax.GradientTransformation, mesh: Mesh | None = None
+) -> tuple[State, Steps]:
+    """The state of ``model`` at the start of training, and the functions that change and judge it.
+
+    With a ``mesh``, each of its devices has the state, and the functions divide their batches.
+    """
     graph, params, keys = nnx.split(model, nnx.Param, ...)
 
     def loss(params: Any, keys: Any, batch: Batch, training: bool) -> Any:
@@ -73,15 +85,34 @@ def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) ->
     def evaluate(state: State, batch: Batch) -> jax.Array:
         return loss(state.params, state.keys, batch, training=False)[1][0]
 
-    jit = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
-    return State(params, keys, optimizer.init(params)), Steps(jit(train, donate_argnums=0), jit(evaluate))
+    jit: Any = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
+    state = State(params, keys, optimizer.init(params))
+    if mesh is None:
+        return state, Steps(jit(train, donate_argnums=0), jit(evaluate))
+    jit = functools.partial(jit, out_shardings=devices.whole(mesh))
+    steps = [_divided(step, mesh) for step in (jit(train, donate_argnums=0), jit(evaluate))]
+    return devices.copy_to(devices.whole(mesh), state), Steps(*steps, devices=mesh.size)
+
+
+def _divided(step: Any, mesh: Mesh) -> Any:
+    """``step`` of the rows of all processes; each gives its own."""
+
+    def run(state: State, batch: Batch) -> Any:
+        axis = batch.labels.ndim - 1
+        return step(state, Batch(*(devices.divide(mesh, leaf, axis) for leaf in batch)))
+
+    return run
 
 
 def batches(tokens: np.ndarray, labels: np.ndarray, size: int, order: np.ndarray) -> Iterator[Batch]:
-    """Batches of ``size`` in the given order; the last is padded, so that all have one shape."""
+    """Batches of ``size`` in the given order; the last is padded, so that all have one shape.
+
+    Of several processes, each has its part of them.
+    """
+    own = devices.own_rows(size)
     for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        padding = (0, size - len(rows))
+        rows = order[start : start + size][own]
+        padding = (0, own.stop - own.start - len(rows))
         yield Batch(
             np.pad(tokens[rows], (padding, (0, 0))),
             np.pad(labels[rows], padding),
@@ -122,5 +153,5 @@ def train_steps(
 def evaluate(steps: Steps, state: State, tokens: np.ndarray, labels: np.ndarray) -> Score:
     """Mean loss and accuracy without dropout."""
     order = np.arange(len(labels))
-    size = min(EVALUATION_BATCH, len(labels))
+    size = math.ceil(min(EVALUATION_BATCH, len(labels)) / steps.devices) * steps.devices
     return mean([np.asarray(steps.evaluate(state, b)) for b in batches(tokens, labels, size, order)])
