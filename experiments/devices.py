@@ -32,7 +32,7 @@ def make_mesh(options: argparse.Namespace) -> Mesh | None:
       Refused: if there are fewer, not as many in each process, or they do not divide the batches. Rows of weight 0
         would make up for that, but then some devices would do nothing of use, and nobody would know.
     """
-    found: defaultdict[int, list[jax.Device]] = defaultdict(list)
+    found: defaultdict[int, list[Any]] = defaultdict(list)
     for device in sorted(jax.devices(), key=lambda device: device.id):
         found[device.process_index].append(device)
     least, most = min(map(len, found.values())), max(map(len, found.values()))
@@ -54,7 +54,7 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def divide(mesh: Mesh, rows: np.ndarray, axis: int = 0) -> jax.Array:
+def divide(mesh: Mesh, rows: np.ndarray, axis: int = 0) -> Any:
     """An array whose ``axis`` is divided over all devices, of the rows that this process has."""
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
     return jax.make_array_from_process_local_data(sharding, rows)

@@ -19,6 +19,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file rather than with -m
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import jax
 import numpy as np
 from flax import nnx
 from rich.console import Console
@@ -164,7 +165,7 @@ def main(arguments: list[str] | None = None) -> list[report.Run]:
         except FloatingPointError as error:
             problem = f"{error}: try a --learning-rate below {chosen.learning_rate:g}"
         except (reviews.DataUnavailable, files.Refused) as error:
-            problem = str(error)
+            problem = str(error) if processes.is_first() else f"Process {jax.process_index()}: {error}"
             console.quiet = False  # the other processes do not have it
         console.print(problem, style="bold red", soft_wrap=True)
         raise SystemExit(1)

@@ -4,6 +4,7 @@ import argparse
 import atexit
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Generator
@@ -69,12 +70,14 @@ def _begin(options: argparse.Namespace) -> Watch:
             "process_id": options.process_id, "cluster_detection_method": "deactivate",
         }  # fmt: skip
     try:
+        if by_hand and options.process_id == 0:  # jax crashes where it cannot listen
+            socket.create_server(("", int(options.coordinator.rpartition(":")[2]))).close()
         jax.distributed.initialize(
             **by_hand,
             initialization_timeout=options.start_timeout,
             heartbeat_timeout_seconds=options.heartbeat_timeout,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         name = "--coordinator" if by_hand else "--distributed"
         raise Refused(f"{name}: {error}") from error
     jax.devices()  # the processes tell each other what they have
@@ -113,7 +116,7 @@ class Stop(terminal.Stop):
     """Notes what any of the processes is asked, so that all end behind the same step; all have to look alike often."""
 
     @property
-    def signal(self) -> int | None:  # pyright: ignore (an attribute there)
+    def signal(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride] (an attribute there)
         """The signal that a process has got; asks all."""
         if jax.process_count() == 1:
             return self._own

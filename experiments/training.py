@@ -90,18 +90,14 @@ def compile_steps(
     if mesh is None:
         return state, Steps(jit(train, donate_argnums=0), jit(evaluate))
     jit = functools.partial(jit, out_shardings=devices.whole(mesh))
-    steps = [_divided(step, mesh) for step in (jit(train, donate_argnums=0), jit(evaluate))]
+    steps = [functools.partial(_divided, step, mesh) for step in (jit(train, donate_argnums=0), jit(evaluate))]
     return devices.copy_to(devices.whole(mesh), state), Steps(*steps, devices=mesh.size)
 
 
-def _divided(step: Any, mesh: Mesh) -> Any:
-    """``step`` of the rows of all processes; each gives its own."""
-
-    def run(state: State, batch: Batch) -> Any:
-        axis = batch.labels.ndim - 1
-        return step(state, Batch(*(devices.divide(mesh, leaf, axis) for leaf in batch)))
-
-    return run
+def _divided(step: Any, mesh: Mesh, state: State, batch: Batch) -> Any:
+    """``step`` of the rows of all processes, each of which gives its own."""
+    axis = batch.labels.ndim - 1
+    return step(state, Batch(*(devices.divide(mesh, leaf, axis) for leaf in batch)))
 
 
 def batches(tokens: np.ndarray, labels: np.ndarray, size: int, order: np.ndarray) -> Iterator[Batch]:

@@ -93,8 +93,8 @@ class Watch:
     def _aborted(self, _: int) -> None:
         first = f"process 0, which coordinates the others at {world.coordinator_address},"
         if not self._thread.is_alive():
-            whom = f"{first} was not" if world.process_id else f"the {world.num_processes - 1} others were not all"
-            self._say(f"{whom} reached within {self.patience} s")
+            missing = f"{first} was not" if world.process_id else f"not all of the {world.num_processes} processes were"
+            self._say(f"{missing} there within {self.patience} s")
         elif world.process_id and not _is_there(world.coordinator_address):
             self._say(f"{first} was lost. {GO_ON}")
         else:  # something else, which jax or the system has told
