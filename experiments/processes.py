@@ -59,30 +59,43 @@ def _end() -> None:
 
 
 def _begin(options: argparse.Namespace) -> Watch:
-    # jax would take SIGTERM for itself, and end whoever misses another process.
-    jax.config.update("jax_enable_preemption_service", False)
-    jax.config.update("jax_enable_recoverability", True)
-    watch = Watch(options.start_timeout, options.heartbeat_timeout)
     by_hand: dict[str, Any] = {}
     if options.coordinator:
         by_hand = {
             "coordinator_address": options.coordinator, "num_processes": options.processes,
             "process_id": options.process_id, "cluster_detection_method": "deactivate",
         }  # fmt: skip
+        if options.process_id == 0:
+            _check_free(int(options.coordinator.rpartition(":")[2]))
+    # jax would take SIGTERM for itself, and end whoever misses another process.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_recoverability", True)
+    watch = Watch(options.start_timeout, options.heartbeat_timeout)
     try:
-        if by_hand and options.process_id == 0:  # jax crashes where it cannot listen
-            socket.create_server(("", int(options.coordinator.rpartition(":")[2]))).close()
         jax.distributed.initialize(
             **by_hand,
             initialization_timeout=options.start_timeout,
             heartbeat_timeout_seconds=options.heartbeat_timeout,
         )
-    except (RuntimeError, ValueError, OSError) as error:
-        name = "--coordinator" if by_hand else "--distributed"
-        raise Refused(f"{name}: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        watch.cancel()
+        name = "coordinator" if by_hand else "distributed"
+        raise Refused(f"--{name}: the processes cannot be found: {error}") from error
     jax.devices()  # the processes tell each other what they have
     watch.start()
     return watch
+
+
+def _check_free(port: int) -> None:
+    """Where jax cannot listen, it crashes.
+
+    Raises:
+      Refused: if that is so.
+    """
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise Refused(f"--coordinator: process 0 cannot listen on port {port}: {error.strerror}") from error
 
 
 def is_first() -> bool:

@@ -61,8 +61,12 @@ class Watch:
         if world.process_id:
             self._stopped.set()
         self._thread.join(self.silence)  # the first process waits for the others, which need it until they end
-        _on_abort(None)
+        self.cancel()
         jax.distributed.shutdown()
+
+    def cancel(self) -> None:
+        """Leaves the abort as it was."""
+        _on_abort(None)
 
     def wait_for_verdict(self) -> None:
         """Gives the thread the time that it takes to find out who was lost, if that is what went wrong."""
@@ -98,7 +102,7 @@ class Watch:
         elif world.process_id and not _is_there(world.coordinator_address):
             self._say(f"{first} was lost. {GO_ON}")
         else:  # something else, which jax or the system has told
-            _on_abort(None)
+            self.cancel()
             return
         os._exit(1)
 

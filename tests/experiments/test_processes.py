@@ -26,9 +26,12 @@ PATIENCE = 240
 
 
 class Group:
-    """Processes that train together, with a file of output each."""
+    """Processes that train together, with a file of output each.
 
-    def __init__(self, count: int, folder: Path, *arguments: str):
+    With ``slurm``, what they need to know stands in the environment, as Slurm has it.
+    """
+
+    def __init__(self, count: int, folder: Path, *arguments: str, slurm: bool = False):
         with socket.create_server(("localhost", 0)) as free:
             port = free.getsockname()[1]
         folder.mkdir()
@@ -36,9 +39,16 @@ class Group:
         self.processes: list[subprocess.Popen[Any]] = []
         for number, path in enumerate(self.outputs):
             together = ["--coordinator", f"localhost:{port}", "--processes", str(count), "--process-id", str(number)]
-            command = [sys.executable, str(ROOT / "experiments" / "imdb.py"), *SMALL, *together, *arguments]
+            environment = {
+                "SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count),
+                "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "JAX_COORDINATOR_PORT": str(port),
+            } if slurm else {}  # fmt: skip
+            command = [sys.executable, str(ROOT / "experiments" / "imdb.py"), *SMALL, *arguments]
+            command += ["--distributed"] if slurm else together
             with path.open("w") as file:
-                self.processes.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
+                self.processes.append(
+                    subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | environment)
+                )
 
     def said(self, number: int) -> str:
         return self.outputs[number].read_text(errors="replace")
@@ -87,15 +97,16 @@ def test_four_processes_then_two_then_one_are_as_one_from_the_start(tmp_path: Pa
     after_four = epochs_of(output)
     assert after_four >= 1
 
-    two = Group(2, tmp_path / "two", *forever)
+    two = Group(2, tmp_path / "two", *forever, slurm=True)
     two.wait_for(f"epoch {after_four + 2}/1000")
     two.processes[1].send_signal(signal.SIGTERM)
     assert two.end() == [130, 130]
     assert "goes on from" in two.said(0) and "The same command goes on from" in last_line(two.said(0))
     assert all("Traceback" not in two.said(number) for number in (0, 1))
 
+    after_two = epochs_of(output)
     headless = Group(2, tmp_path / "headless", *forever)
-    headless.wait_for("goes on from")
+    headless.wait_for(f"epoch {after_two + 1}/1000")
     headless.processes[0].kill()
     assert headless.end() == [-signal.SIGKILL, 1]
     assert last_line(headless.said(1)).startswith("Process 1: process 0, which coordinates the others at localhost:")
@@ -112,18 +123,20 @@ def test_four_processes_then_two_then_one_are_as_one_from_the_start(tmp_path: Pa
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("number", [0, 1])
-def test_who_does_not_come_is_told(tmp_path: Path, number: int) -> None:
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    missing = ["--coordinator", f"localhost:{port}", "--processes", "2", "--process-id", str(number)]
-    command = [sys.executable, str(ROOT / "experiments" / "imdb.py"), *SMALL, *missing, "--start-timeout", "1"]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE, env=os.environ
-    )
-    words = (
-        "not all of the 2 processes were there within 1 s",
-        f"process 0, which coordinates the others at localhost:{port}, was not there within 1 s",
-    )
+def test_a_coordinator_that_is_not_there_is_told(tmp_path: Path) -> None:
+    nowhere = ["--coordinator", "localhost:1", "--processes", "2", "--process-id", "1", "--start-timeout", "1"]
+    command = [sys.executable, str(ROOT / "experiments" / "imdb.py"), *SMALL, *nowhere, "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
-    assert last_line(done.stderr) == f"Process {number}: {words[number]}"
+    words = "Process 1: process 0, which coordinates the others at localhost:1, was not there within 1 s"
+    assert last_line(done.stderr) == words
+
+
+def test_an_address_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            arguments = ["--coordinator", f"localhost:{port}", "--processes", "2", "--process-id", "0"]
+            imdb.main([*SMALL, *arguments, "--output", str(tmp_path)])
+    assert ended.value.code == 1
+    assert f"--coordinator: process 0 cannot listen on port {port}: " in capsys.readouterr().out.replace("\n", " ")
