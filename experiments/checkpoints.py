@@ -8,7 +8,6 @@ digest is set aside, and the one before is taken.
 
 import fcntl
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments import devices, processes
+from experiments import devices, leaves, processes
 from experiments.files import Refused, replace
 
 KEEP = 2
@@ -87,7 +86,10 @@ class Store:
         Raises:
           Refused: if there are saves, and all are damaged.
         """
-        found = _from_first(self._find(like), like)
+        found = self._find(like)
+        if jax.process_count() > 1:
+            content = processes.from_first(b"" if found is None else leaves.pack(*found))
+            found = leaves.unpack(content, like) if content else None
         if found is None:
             return None
         arrays, about = found
@@ -119,7 +121,7 @@ class Store:
     def save(self, arrays: dict[str, Any], about: dict[str, Any]) -> bool:
         """Saves; returns whether that went well, and else says why in ``problem``."""
         step = max([*self._manager.all_steps(), *self._numbers()], default=0) + 1
-        flat = {name: _plain(leaf) for name, leaf in _flatten(arrays)}
+        flat = leaves.numbers(arrays)
         rest = {"about": about, "digest": digest(flat, about)}
         try:
             self._manager.save(
@@ -139,7 +141,7 @@ class Store:
         about, expected = found.rest["about"], found.rest["digest"]
         if digest(flat, about) != expected:
             raise ValueError("it is not what was saved")
-        return _unflatten(flat, like), about
+        return leaves.as_like(flat, like), about
 
     def _check(self, settings: dict[str, Any]) -> None:
         """Compares with the settings that the folder is of, or notes them.
@@ -203,65 +205,9 @@ def digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
     return found.hexdigest()
 
 
-def _flatten(tree: Any) -> list[tuple[str, Any]]:
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _alone() -> Any:
     """The processes beside this one have no part in it."""
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix="first")
-
-
-def _from_first(found: tuple[dict[str, Any], dict[str, Any]] | None, like: dict[str, Any]) -> Any:
-    """What the first process has found."""
-    if jax.process_count() == 1:
-        return found
-    file = io.BytesIO()
-    if found is not None:
-        arrays, about = found
-        flat = {name: _plain(leaf) for name, leaf in _flatten(arrays)}
-        np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **flat)
-    content = processes.from_first(file.getvalue())
-    if not content:
-        return None
-    with np.load(io.BytesIO(content)) as read:
-        flat = dict(read)
-    about = json.loads(str(flat.pop("about")))
-    return _unflatten(flat, like), about
-
-
-def _unflatten(flat: dict[str, np.ndarray], like: dict[str, Any]) -> dict[str, Any]:
-    """The arrays by name as those parts of ``like`` that they are.
-
-    Raises:
-      ValueError: if they are of something else.
-    """
-    parts = {name: part for name, part in like.items() if any(one.startswith(f"['{name}']") for one in flat)}
-    names = [name for name, _ in _flatten(parts)]
-    if {*names} != {*flat}:
-        raise ValueError(f"expected arrays {names}, got {[*flat]}")
-    leaves = [_as(flat[name], leaf) for name, leaf in _flatten(parts)]
-    return jax.tree.unflatten(jax.tree.structure(parts), leaves)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    """A leaf as numbers, random keys too; all devices have the same."""
-    if isinstance(leaf, jax.Array):
-        leaf = leaf.addressable_data(0)
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-
-def _as(value: np.ndarray, like: Any) -> jax.Array:
-    """Numbers as a leaf that is like another."""
-    if _is_key(like):
-        value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(like))  # pyright: ignore (an array of numbers)
-    if value.shape != like.shape or value.dtype != like.dtype:
-        raise ValueError(f"expected {like.dtype}{list(like.shape)}, got {value.dtype}{list(value.shape)}")
-    return jax.numpy.asarray(value)

@@ -107,15 +107,17 @@ DEVICES = (
 
 def _add_devices(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
     add = group.add_argument
-    add("--devices", type=count(), metavar="N", help="train on so many of each process; a CPU is made to be so many "
-        "[all that there are]")  # fmt: skip
-    add("--distributed", action="store_true", help="be one of the processes that Slurm, Open MPI or Kubernetes started")
-    add("--coordinator", type=_address, metavar="HOST:PORT", help="or one of --processes: where process 0 listens")
+    add("--devices", type=count(), metavar="N", help="of each process, so many; a CPU is taken for so many [all]")
+    add(
+        "--distributed", action="store_true",
+        help="be one of the processes that Slurm, Open MPI or Kubernetes has started",
+    )  # fmt: skip
+    add("--coordinator", type=_address, metavar="HOST:PORT", help="or be one of --processes: where process 0 listens")
     add("--processes", type=count(), metavar="N", help="how many there are")
     add("--process-id", type=count(0), metavar="I", help="which of them this is, from 0 on")
     add(
         "--start-timeout", type=count(), default=300, metavar="SECONDS",
-        help="they have to find each other [%(default)s]",
+        help="how long they may take to find each other [%(default)s]",
     )  # fmt: skip
     add(
         "--heartbeat-timeout", type=count(), default=30, metavar="SECONDS",

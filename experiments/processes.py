@@ -36,17 +36,20 @@ def together(options: argparse.Namespace, *alike: type[BaseException]) -> Genera
         yield
         return
     watch = _begin(options)
+    ended: BaseException | None = None
     try:
-        yield
-    except alike:
+        try:
+            yield
+        except alike as error:
+            ended = error
         watch.leave()
-        raise
     except BaseException as error:
         atexit.register(_end)  # behind whatever is still to say
         if isinstance(error, jax.errors.JaxRuntimeError) or "gloo" in str(error).lower():
             watch.wait_for_verdict()
         raise
-    watch.leave()
+    if ended is not None:
+        raise ended
 
 
 def _end() -> None:
@@ -129,12 +132,12 @@ class Stop(terminal.Stop):
     """Notes what any of the processes is asked, so that all end behind the same step; all have to look alike often."""
 
     @property
-    def signal(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride] (an attribute there)
+    def signal(self) -> int | None:
         """The signal that a process has got; asks all."""
         if jax.process_count() == 1:
             return self._own
         return int(np.max(multihost_utils.process_allgather(np.int32(self._own or 0)))) or None
 
     @signal.setter
-    def signal(self, number: int | None) -> None:
+    def signal(self, number: int | None) -> None:  # pyright: ignore (an attribute there)
         self._own = number

@@ -56,8 +56,9 @@ class Watch:
 
     def leave(self) -> None:
         """Ends, when all processes are here, what they have to do with each other."""
+        multihost_utils.sync_global_devices("at the end")
         self._leaving = True
-        multihost_utils.sync_global_devices("leave")
+        multihost_utils.sync_global_devices("all know")
         if world.process_id:
             self._stopped.set()
         self._thread.join(self.silence)  # the first process waits for the others, which need it until they end
