@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
@@ -54,8 +54,9 @@ def together(options: argparse.Namespace, *alike: type[BaseException]) -> Genera
 
 def _end() -> None:
     """Without waiting for the others, as jax would."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     if is_first():  # when it ends, others do at once
         time.sleep(2)
     os._exit(1)

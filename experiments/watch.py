@@ -5,6 +5,7 @@ page of C++, or leaves them to wait. Here a thread asks which processes are aliv
 tells that to the others: where it is lost itself, jax's ``abort`` cannot be avoided, but is given a last line.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -108,8 +109,9 @@ class Watch:
         os._exit(1)
 
     def _say(self, text: str) -> None:
-        sys.stdout.flush()
-        os.write(2, f"Process {world.process_id}: {text}\n".encode())
+        with contextlib.suppress(OSError, ValueError):  # whoever reads may have gone, too
+            sys.stdout.flush()
+            os.write(2, f"Process {world.process_id}: {text}\n".encode())
 
 
 def _is_there(address: str | None) -> bool:
