@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments import devices, leaves, processes
 from experiments.files import Refused, replace
 
 KEEP = 2
@@ -48,7 +49,11 @@ class Store:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check(settings)
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP, cleanup_tmp_directories=True, enable_async_checkpointing=False
+                create=False,
+                max_to_keep=KEEP,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+                multiprocessing_options=_alone(),
             )
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except BlockingIOError as error:
@@ -75,11 +80,22 @@ class Store:
     def restore(self, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The last save that is whole: the arrays, of which ``like`` is an example, and the rest; ``None`` if none is.
 
-        Parts of ``like`` that were not saved are left out. A damaged save is set aside, by another name.
+        Parts of ``like`` that were not saved are left out. A damaged save is set aside, by another name. Of several
+        processes, all get what the first one reads. The arrays are on the devices of ``like``.
 
         Raises:
           Refused: if there are saves, and all are damaged.
         """
+        found = self._find(like)
+        if jax.process_count() > 1:
+            content = processes.from_first(b"" if found is None else leaves.pack(*found))
+            found = leaves.unpack(content, like) if content else None
+        if found is None:
+            return None
+        arrays, about = found
+        return devices.copy_as(like, arrays), about
+
+    def _find(self, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
         damaged: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -105,7 +121,7 @@ class Store:
     def save(self, arrays: dict[str, Any], about: dict[str, Any]) -> bool:
         """Saves; returns whether that went well, and else says why in ``problem``."""
         step = max([*self._manager.all_steps(), *self._numbers()], default=0) + 1
-        flat = {name: _plain(leaf) for name, leaf in _flatten(arrays)}
+        flat = leaves.numbers(arrays)
         rest = {"about": about, "digest": digest(flat, about)}
         try:
             self._manager.save(
@@ -125,12 +141,7 @@ class Store:
         about, expected = found.rest["about"], found.rest["digest"]
         if digest(flat, about) != expected:
             raise ValueError("it is not what was saved")
-        parts = {name: part for name, part in like.items() if any(one.startswith(f"['{name}']") for one in flat)}
-        names = [name for name, _ in _flatten(parts)]
-        if {*names} != {*flat}:
-            raise ValueError(f"expected arrays {names}, got {[*flat]}")
-        leaves = [_as(flat[name], leaf) for name, leaf in _flatten(parts)]
-        return jax.tree.unflatten(jax.tree.structure(parts), leaves), about
+        return leaves.as_like(flat, like), about
 
     def _check(self, settings: dict[str, Any]) -> None:
         """Compares with the settings that the folder is of, or notes them.
@@ -164,6 +175,27 @@ class Store:
                 yield int(number)
 
 
+class Follower(Store):
+    """What all processes but the first have: they know of no disk, and are told what it has."""
+
+    def __init__(self) -> None:
+        self.last, self.problem = None, ""
+
+    def close(self) -> None:
+        """See above."""
+
+    def is_due(self, steps: int) -> bool:
+        """The first process saves."""
+        return False
+
+    def save(self, arrays: dict[str, Any], about: dict[str, Any]) -> bool:
+        """And says how that went."""
+        return True
+
+    def _find(self, like: dict[str, Any]) -> None:
+        return None
+
+
 def digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
     """A number of all that is saved."""
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
@@ -173,23 +205,9 @@ def digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
     return found.hexdigest()
 
 
-def _flatten(tree: Any) -> list[tuple[str, Any]]:
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
-
-
-def _is_key(leaf: Any) -> bool:
-    return jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    """A leaf as numbers, random keys too."""
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-
-def _as(value: np.ndarray, like: Any) -> jax.Array:
-    """Numbers as a leaf that is like another."""
-    if _is_key(like):
-        value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(like))  # pyright: ignore (an array of numbers)
-    if value.shape != like.shape or value.dtype != like.dtype:
-        raise ValueError(f"expected {like.dtype}{list(like.shape)}, got {value.dtype}{list(value.shape)}")
-    return jax.numpy.asarray(value)
+def _alone() -> Any:
+    """The processes beside this one have no part in it."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix="first")

@@ -19,13 +19,26 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file rather than with -m
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import jax
 import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from experiments import exports, files, logs, options, predict, report, reviews, saved, trainer
+from experiments import (
+    devices,
+    exports,
+    files,
+    logs,
+    options,
+    predict,
+    processes,
+    report,
+    reviews,
+    saved,
+    trainer,
+)
 from experiments.model import LAYERS, build
-from experiments.terminal import Stop, patient_output
+from experiments.terminal import patient_output
 from flax_rnn import runtime
 
 EVERY = 250
@@ -33,9 +46,12 @@ EVERY = 250
 
 NOT_OF_A_TRAINING = (
     "cell", "seed", "seeds", "at_once", "patience", "output", "checkpoint", "every", "export", "log", "tensorboard",
-    "data", "data_dir",
+    "data", "data_dir", *options.DEVICES,
 )  # fmt: skip
 """Options that may change when a training goes on: what is trained is the same."""
+
+MAY_DIFFER = ("output", "checkpoint", "export", "log", "tensorboard", "data_dir", *options.DEVICES)
+"""Options that may differ between the processes of a training: only the first one writes."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -67,26 +83,35 @@ def load(chosen: argparse.Namespace) -> reviews.Reviews:
     )
 
 
+def digest(data: reviews.Reviews) -> str:
+    """A number of all reviews."""
+    found = hashlib.sha256()
+    for part in (*data.train, *data.test):
+        found.update(part.tobytes())
+    return found.hexdigest()
+
+
 def open_store(cell: str, seeds: list[int], data: reviews.Reviews, chosen: argparse.Namespace) -> Any:
     """Where a training is saved, or ``None`` if it is not."""
     if chosen.checkpoint is None:
         return None
-    from experiments.checkpoints import Store  # orbax takes a while to import
+    from experiments.checkpoints import Follower, Store  # orbax takes a while to import
 
-    found = hashlib.sha256()
-    for part in (*data.train, *data.test):
-        found.update(part.tobytes())
+    if not processes.is_first():
+        return Follower()
     settings = {name: value for name, value in vars(chosen).items() if name not in NOT_OF_A_TRAINING}
     if chosen.schedule == "constant":  # otherwise the number of steps decides about each of them
         del settings["epochs"]
     settings |= {"cell": cell, "seed": seeds if len(seeds) > 1 else seeds[0]}
-    settings |= {"data": data.name, "digest of the data": found.hexdigest()}
+    settings |= {"data": data.name, "digest of the data": digest(data)}
     name = "-".join(map(str, [cell, *sorted({seeds[0], seeds[-1]})]))
     return Store(chosen.checkpoint / name, settings, chosen.every or EVERY)
 
 
 def open_logs(cells: list[str], seeds: list[int], chosen: argparse.Namespace, console: Console) -> logs.Logs:
     """Those that are asked for; earlier ones are set aside, unless a training may go on."""
+    if not processes.is_first():
+        return logs.Logs([], console)
     is_new = chosen.checkpoint is None or not chosen.checkpoint.exists()
     found: list[logs.JsonLines | logs.Events] = []
     option = ""
@@ -113,14 +138,18 @@ def tell_earlier(folder: Path | None, console: Console) -> None:
 def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
     """Trains every cell with every seed; what is measured is written after each epoch."""
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
+    mesh = devices.make_mesh(chosen)
     data = load(chosen)
+    alike = {name: value for name, value in vars(chosen).items() if name not in MAY_DIFFER}
+    processes.check_alike(alike | {"data": data.name, "digest of the data": digest(data)})
     console.print(f"Data: {data.name}, {len(data.train.labels):,} reviews to train, {len(data.test.labels):,} to test")
     cells = [*LAYERS] if chosen.cell == "all" else [chosen.cell]
     names = [*report.FILES, *(name for cell in cells for name in (*saved.names(cell), *exports.names(cell)))]
     numbers = list(range(chosen.seed, chosen.seed + chosen.seeds))
     notes = open_logs(cells, numbers, chosen, console)
     try:
-        tell_earlier(files.prepare(chosen.output, names), console)
+        if processes.is_first():
+            tell_earlier(files.prepare(chosen.output, names), console)
     except OSError as error:
         raise files.Refused(f"--output: cannot write to {chosen.output}: {error}") from error
 
@@ -129,25 +158,29 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
 
     def write(trained: list[report.Run]) -> None:
         runs.update({(run.cell, run.seed): run for run in trained})
+        if not processes.is_first():
+            return
         try:
             paths[:3] = report.write([*runs.values()], data.name, data.is_imdb, settings, chosen.output)
         except OSError as error:  # training is worth more than a picture of it
             console.print(f"--output: {error}", style="bold red", soft_wrap=True)
 
-    with Stop() as stop:
+    with processes.Stop() as stop:
         for cell in cells:
-            print(summary(cell, chosen, console.is_terminal))
+            if processes.is_first():
+                print(summary(cell, chosen, console.is_terminal))
             for seeds in [numbers] if chosen.at_once else [[number] for number in numbers]:
                 store = open_store(cell, seeds, data, chosen)
                 try:
                     trained = trainer.train_seeds(
-                        cell, seeds, data, chosen, console, store=store, stop=stop, logs=notes, after_epoch=write
-                    )
+                        cell, seeds, data, chosen, console,
+                        store=store, stop=stop, logs=notes, mesh=mesh, after_epoch=write,
+                    )  # fmt: skip
                 finally:
                     if store is not None:
                         store.close()
                 write([run for run, _ in trained])
-                if chosen.seed in seeds:
+                if chosen.seed in seeds and processes.is_first():
                     run, params = trained[0]
                     paths += saved.save(chosen.output, run, params, data, settings)
                     paths += exports.write(chosen.output, cell, params, chosen)
@@ -164,19 +197,21 @@ def main(arguments: list[str] | None = None) -> list[report.Run]:
         return []
     chosen = parse(arguments)
     runtime.keep_memory()
+    devices.ask_for(chosen.devices)
     console = Console() if sys.stdout.isatty() else Console(width=160)
     with patient_output():
         try:
-            return train_all(chosen, console)
+            with processes.together(chosen, trainer.Interrupted, FloatingPointError):
+                console.quiet = not processes.is_first()
+                return train_all(chosen, console)
         except trainer.Interrupted as error:
             console.print(str(error), soft_wrap=True)
             raise SystemExit(130) from error
         except FloatingPointError as error:
             problem = f"{error}: try a --learning-rate below {chosen.learning_rate:g}"
-        except reviews.DataUnavailable as error:
-            problem = str(error)
-        except files.Refused as error:
-            problem = str(error)
+        except (reviews.DataUnavailable, files.Refused) as error:
+            problem = str(error) if processes.is_first() else f"Process {jax.process_index()}: {error}"
+            console.quiet = False  # the other processes do not have it
         console.print(problem, style="bold red", soft_wrap=True)
         raise SystemExit(1)
 

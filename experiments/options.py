@@ -21,6 +21,7 @@ def make(description: str) -> argparse.ArgumentParser:
     _add_training(parser.add_argument_group("training"))
     _add_data(parser.add_argument_group("data"))
     _add_output(parser.add_argument_group("output"))
+    _add_devices(parser.add_argument_group("devices"))
     return parser
 
 
@@ -28,6 +29,7 @@ def parse(description: str, arguments: list[str] | None = None) -> argparse.Name
     """The command line; ``description`` as in ``make``."""
     parser = make(description)
     options = parser.parse_args(arguments)
+    _check_devices(parser, options)
     if options.patience is not None and not options.validation:
         parser.error(
             "argument --patience: expected --validation beside it, as stopping early looks at held-out reviews"
@@ -117,6 +119,46 @@ def _add_output(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as 
     )  # fmt: skip
 
 
+DEVICES = (
+    "devices", "distributed", "coordinator", "processes", "process_id", "start_timeout", "heartbeat_timeout",
+)  # fmt: skip
+"""Options that say what trains, and not what is trained."""
+
+
+def _add_devices(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as above)
+    add = group.add_argument
+    add("--devices", type=count(), metavar="N", help="of each process, so many; a CPU is taken for so many [all]")
+    add(
+        "--distributed", action="store_true",
+        help="be one of the processes that Slurm, Open MPI or Kubernetes has started",
+    )  # fmt: skip
+    add("--coordinator", type=_address, metavar="HOST:PORT", help="or be one of --processes: where process 0 listens")
+    add("--processes", type=count(), metavar="N", help="how many there are")
+    add("--process-id", type=count(0), metavar="I", help="which of them this is, from 0 on")
+    add(
+        "--start-timeout", type=count(), default=300, metavar="SECONDS",
+        help="how long they may take to find each other [%(default)s]",
+    )  # fmt: skip
+    add(
+        "--heartbeat-timeout", type=count(), default=30, metavar="SECONDS",
+        help="a process that gives no sign of life for so long is lost, and ends the others [%(default)s]",
+    )  # fmt: skip
+
+
+def _check_devices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    by_hand = {name: getattr(options, name.replace("-", "_")) for name in ("coordinator", "processes", "process-id")}
+    given = [name for name, value in by_hand.items() if value is not None]
+    missing = [f"--{name}" for name in by_hand if name not in given]
+    if given and missing:
+        parser.error(f"argument --{given[0]}: expected {' and '.join(missing)} beside it")
+    if given and options.distributed:
+        parser.error("argument --distributed: expected no --coordinator, which says the same by hand")
+    if given and options.process_id >= options.processes:
+        parser.error(
+            f"argument --process-id: expected a number below --processes {options.processes}, got {options.process_id}"
+        )
+
+
 def count(least: int = 1) -> Callable[[str], int]:
     """Whole numbers from ``least`` on."""
 
@@ -130,6 +172,13 @@ def count(least: int = 1) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text}")
+    return text
 
 
 def _number(text: str) -> float:

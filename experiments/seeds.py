@@ -11,21 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from experiments.reviews import Split
 from experiments.training import Batch, State, Steps, batches, compile_steps, compiled, functions
 
 
-def compile_all(models: Sequence[nnx.Module], optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
+def compile_all(
+    models: Sequence[nnx.Module], optimizer: optax.GradientTransformation, mesh: Mesh | None = None
+) -> tuple[State, Steps]:
     """The state of all ``models`` at the start of training, and the functions that change and judge it.
 
     Of several, training takes batches ``(S, B, T)``, evaluation ``(B, T)``; both return sums ``(S, 3)``.
     """
     if len(models) == 1:
-        return compile_steps(models[0], optimizer)
+        return compile_steps(models[0], optimizer, mesh)
     states, (one, *_) = zip(*(functions(model, optimizer) for model in models), strict=True)
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    return compiled(state, Steps(jax.vmap(one.train), jax.vmap(one.evaluate, in_axes=(0, None))))
+    return compiled(state, Steps(jax.vmap(one.train), jax.vmap(one.evaluate, in_axes=(0, None))), mesh)
 
 
 def epoch(train: Split, size: int, seeds: Sequence[int], epoch: int, done: int) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments import report, reviews, seeds
@@ -90,6 +91,7 @@ def train_seeds(
     store: Store | None = None,
     stop: Stop | None = None,
     logs: Logs | None = None,
+    mesh: Mesh | None = None,
     after_epoch: Callable[[list[report.Run]], None] = lambda runs: None,
 ) -> list[tuple[report.Run, nnx.State[Any, Any]]]:
     """Trains a model for each seed, and evaluates it after each epoch.
@@ -100,6 +102,7 @@ def train_seeds(
       store: where to save, and to go on from, what training changes.
       stop: whether to stop behind the next few steps.
       logs: where to note what is measured.
+      mesh: several devices to train on.
       after_epoch: called with what was measured.
 
     Returns:
@@ -115,7 +118,7 @@ def train_seeds(
     train, held = hold_out(data, options.validation)
     steps_of_epoch = -(-len(train.labels) // options.batch_size)
     in_all = options.epochs * steps_of_epoch
-    state, steps = seeds.compile_all(models, optimizer(options, in_all))
+    state, steps = seeds.compile_all(models, optimizer(options, in_all), mesh)
     now = Snapshot([report.Run(cell, seed, parameters, CURVE_STEPS) for seed in numbers], state)
     name = f"{report.TITLES[cell]} {_named(numbers)}"
     if store is not None and (found := store.restore({"state": state, "kept": state.params})) is not None:

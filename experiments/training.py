@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from experiments import devices
 from flax_rnn import runtime
 
 EVALUATION_BATCH = 500
@@ -44,21 +47,41 @@ class Score(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The functions; both return the sums ``(loss, correct, reviews)`` of their batch, of each seed if of several."""
+    """The functions; both return the sums ``(loss, correct, reviews)`` of their batch, of each seed if of several.
+
+    ``devices`` is how many a batch is divided over.
+    """
 
     train: Callable[[State, Batch], tuple[State, jax.Array]]
     evaluate: Callable[[State, Batch], jax.Array]
+    devices: int = 1
 
 
-def compile_steps(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
+def compile_steps(
+    model: nnx.Module, optimizer: optax.GradientTransformation, mesh: Mesh | None = None
+) -> tuple[State, Steps]:
     """The state of ``model`` at the start of training, and the functions that change and judge it, compiled."""
-    return compiled(*functions(model, optimizer))
+    return compiled(*functions(model, optimizer), mesh)
 
 
-def compiled(state: State, steps: Steps) -> tuple[State, Steps]:
-    """The state as the compiled functions take it, and these."""
-    jit = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
-    return state, Steps(jit(steps.train, donate_argnums=0), jit(steps.evaluate))
+def compiled(state: State, steps: Steps, mesh: Mesh | None = None) -> tuple[State, Steps]:
+    """The state as the compiled functions take it, and these.
+
+    With a ``mesh``, each of its devices has the state, and the functions divide their batches.
+    """
+    jit: Any = functools.partial(jax.jit, compiler_options=runtime.compiler_options())
+    if mesh is None:
+        return state, Steps(jit(steps.train, donate_argnums=0), jit(steps.evaluate))
+    jit = functools.partial(jit, out_shardings=devices.whole(mesh))
+    both = jit(steps.train, donate_argnums=0), jit(steps.evaluate)
+    divided = [functools.partial(_divided, step, mesh) for step in both]
+    return devices.copy_to(devices.whole(mesh), state), Steps(*divided, devices=mesh.size)
+
+
+def _divided(step: Any, mesh: Mesh, state: State, batch: Batch) -> Any:
+    """``step`` of the rows of all processes, each of which gives its own."""
+    axis = batch.labels.ndim - 1
+    return step(state, Batch(*(devices.divide(mesh, leaf, axis) for leaf in batch)))
 
 
 def functions(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[State, Steps]:
@@ -88,10 +111,14 @@ def functions(model: nnx.Module, optimizer: optax.GradientTransformation) -> tup
 
 
 def batches(tokens: np.ndarray, labels: np.ndarray, size: int, order: np.ndarray) -> Iterator[Batch]:
-    """Batches of ``size`` in the given order; the last is padded, so that all have one shape."""
+    """Batches of ``size`` in the given order; the last is padded, so that all have one shape.
+
+    Of several processes, each has its part of them.
+    """
+    own = devices.own_rows(size)
     for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        padding = (0, size - len(rows))
+        rows = order[start : start + size][own]
+        padding = (0, own.stop - own.start - len(rows))
         yield Batch(
             np.pad(tokens[rows], (padding, (0, 0))),
             np.pad(labels[rows], padding),
@@ -140,5 +167,5 @@ def train_steps(
 def evaluate(steps: Steps, state: State, tokens: np.ndarray, labels: np.ndarray) -> list[Score]:
     """Mean loss and accuracy without dropout, of each seed."""
     order = np.arange(len(labels))
-    size = min(EVALUATION_BATCH, len(labels))
+    size = math.ceil(min(EVALUATION_BATCH, len(labels)) / steps.devices) * steps.devices
     return means([np.asarray(steps.evaluate(state, b)) for b in batches(tokens, labels, size, order)])
