@@ -1,7 +1,7 @@
 """The layers against a float64 oracle in NumPy, over random shapes and options.
 
-    python -m tests.fuzz [--minutes 60] [--seed 0]   until the time is up; writes results.json and results.md here
-    python -m tests.fuzz --case SEED                 one case again, and the least that fails of it
+python -m tests.fuzz [--minutes 60] [--seed 0]   until the time is up; writes results.json and results.md here
+python -m tests.fuzz --case SEED                 one case again, and the least that fails of it
 """
 
 import argparse
@@ -26,8 +26,12 @@ SECONDS_PER_CASE = 300
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m tests.fuzz", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=60.0, help="how long (60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first case (0); those that follow have the next ones")
-    parser.add_argument("--case", type=int, metavar="SEED", help="run this case alone, and look for the least that fails")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first case (0); those that follow have the next ones"
+    )
+    parser.add_argument(
+        "--case", type=int, metavar="SEED", help="run this case alone, and look for the least that fails"
+    )
     parser.add_argument("--with", dest="changes", default="{}", metavar="JSON", help="fields of the case to change")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results"), help="without its ending")
     chosen = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from tests.fuzz.oracle import SUMS
 
 
 class Data(NamedTuple):
-    """What a call gets; ``x`` is ``(*batch, T, D)``, states are lists, ``mask`` may be lengths, ``d_`` are cotangents."""
+    """A call: ``x`` is ``(*batch, T, D)``, states are lists, ``mask`` may be lengths, ``d_`` are cotangents."""
 
     weights: Any
     x: Any
@@ -29,7 +29,9 @@ def draw(case: Case, index: int) -> Data:
     gain = weights_rng.choice((0.3, 0.8, 1.2) if case.bounded else (0.2, 0.4))
     weights = [_weights(case, cell, size, gain, weights_rng) for cell, size in zip(case.cells, below, strict=False)]
     states = [_state(cell, case.batch, rng) for cell in case.cells]
-    x = rng.normal(size=(*case.batch, case.steps, case.features)) * rng.choice((0.1, 1, 1, 3) if case.bounded else (0.5,))
+    x = rng.normal(size=(*case.batch, case.steps, case.features)) * rng.choice(
+        (0.1, 1, 1, 3) if case.bounded else (0.5,)
+    )
     resets = rng.random((*case.batch, case.steps)) < 0.2 if case.resets else None
     return Data(
         weights,

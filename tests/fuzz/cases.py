@@ -1,6 +1,7 @@
 """What is drawn: a layer, its options and how it is called, each from one seed."""
 
 import dataclasses
+import itertools
 import os
 from typing import Any
 
@@ -16,6 +17,7 @@ MAX_WORK = 3e8
 
 _BATCHES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 70)
 _UNITS = (*range(1, 10), 15, 16, 17, 23, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 127, 128, 129, 255, 256, 257)
+_MASKS = ("none", "right", "left", "holes", "sides", "nothing", "lengths")
 NATIVE = ("linear", "tanh", "sigmoid", "relu", "softsign", "hard_sigmoid", "hard_sigmoid_keras2")
 _LARGE = ("linear", "relu", "softplus", "silu")
 
@@ -75,7 +77,7 @@ def draw(seed: int) -> Case:
 def work(case: Case) -> float:
     """About how many multiplications the oracle does for it."""
     sizes = [case.features, *(cell.units for cell in case.cells)]
-    products = sum(4 * b * (a + b) for a, b in zip(sizes, sizes[1:], strict=False))
+    products = sum(4 * b * (a + b) for a, b in itertools.pairwise(sizes))
     return float(products * (np.prod(case.batch) + 1) * case.steps * (case.mapped or SETS))
 
 
@@ -119,7 +121,7 @@ def _draw(seed: int, rng: np.random.Generator) -> Case:
     return Case(
         seed=seed, form=form, cells=cells, batch=batch, steps=steps,
         features=int(one((1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 65, 100))), use_bias=chance(0.8),
-        mask=one(("none", "right", "left", "holes", "sides", "nothing", "lengths"), (0.3, 0.1, 0.1, 0.2, 0.1, 0.05, 0.15)),
+        mask=one(_MASKS, (0.3, 0.1, 0.1, 0.2, 0.1, 0.05, 0.15)),
         resets=implementation != "native" and chance(0.2), initial=chance(0.5),
         dropout=one((0.0, 0.3, 0.7), (0.65, 0.25, 0.1)), recurrent_dropout=one((0.0, 0.4), (0.7, 0.3)),
         dropout_by=one(("key", "masks")), dtype=dtype, precision=one((None, "high", "highest", "default")),
@@ -140,7 +142,9 @@ def simpler(case: Case) -> list[Case]:
     found += [{"features": 1}] if case.features > 1 else []
     for size in (1, 4, 16):
         if any(cell.units > size for cell in case.cells):
-            found.append({"cells": tuple(dataclasses.replace(cell, units=min(size, cell.units)) for cell in case.cells)})
+            found.append(
+                {"cells": tuple(dataclasses.replace(cell, units=min(size, cell.units)) for cell in case.cells)}
+            )
     for name, value in (
         ("mapped", 0), ("dropout", 0.0), ("recurrent_dropout", 0.0), ("mask", "none"), ("resets", False),
         ("initial", False), ("use_bias", False), ("jit", True), ("gradients", False), ("precision", None),

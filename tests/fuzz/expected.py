@@ -64,9 +64,14 @@ def _run(case: Case, data: Data, masks: Any, rounding: Any) -> tuple[list[Any], 
         dropped = [None if part is None else [flat(leaf) for leaf in part] for part in masks[index] or (None, None)]
         layers.append(
             oracle.Layer(
-                cell.kind, data.weights[index], cell.activation, cell.recurrent_activation, cell.reset_after, *dropped,
+                cell.kind,
+                data.weights[index],
+                cell.activation,
+                cell.recurrent_activation,
+                cell.reset_after,
+                *dropped,
                 rounding=rounding(),
-            )  # fmt: skip
+            )
         )
     states = [
         layer.zeros(rows) if data.state is None else [flat(part) for part in data.state[index]]

@@ -152,7 +152,12 @@ class Layer:
             return [self._apply(act, sums)], sums
         if self.kind == "LSTM":
             a = [self._input(k, x) + self._state(k, h) for k in range(4)]
-            i, f, g, o = self._apply(gate, a[0]), self._apply(gate, a[1]), self._apply(act, a[2]), self._apply(gate, a[3])
+            i, f, g, o = (
+                self._apply(gate, a[0]),
+                self._apply(gate, a[1]),
+                self._apply(act, a[2]),
+                self._apply(gate, a[3]),
+            )
             c = store(f * state[1] + i * g)
             shown = self._apply(act, c)
             return [store(o * shown), c], (a, i, f, g, o, c, shown)

@@ -70,7 +70,9 @@ def page(summary: dict[str, Any]) -> str:
     ]  # fmt: skip
     for what, counts in summary["counts"].items():
         lines += [f"| {what} | cases | failed | largest error / tolerance |", "|---|---:|---:|---:|"]
-        lines += [f"| {name} | {row['cases']} | {row['failed']} | {row['largest']:.2f} |" for name, row in counts.items()]
+        lines += [
+            f"| {name} | {row['cases']} | {row['failed']} | {row['largest']:.2f} |" for name, row in counts.items()
+        ]
         lines.append("")
     for failure in summary["failures"]:
         lines.append(f"- `python -m tests.fuzz --case {failure['seed']}`: {' '.join(failure['where'].split())}")

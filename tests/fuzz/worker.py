@@ -1,7 +1,7 @@
 """Cases in a process of their own, which may crash: ``python -m tests.fuzz.worker FIRST COUNT [CHANGES]``.
 
-It prints a line of JSON ahead of each case and one behind it. With ``CHANGES``, fields of the case as JSON, it looks for
-the least that still fails.
+It prints a line of JSON ahead of each case and one behind it. With ``CHANGES``, fields of the case as JSON, it
+looks for the least that still fails.
 """
 
 import dataclasses

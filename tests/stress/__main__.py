@@ -1,6 +1,6 @@
 """The native kernels where programs are hard on them: threads, forks, transformations, odd arrays, many calls.
 
-    python -m tests.stress [--size 1000] [--only PART ...]   writes results.json and results.md here
+python -m tests.stress [--size 1000] [--only PART ...]   writes results.json and results.md here
 """
 
 import argparse
@@ -26,7 +26,9 @@ SECONDS = 1800
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m tests.stress", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--size", type=int, default=1000, help="how much: calls at once (1000), ten times as many in a row")
+    parser.add_argument(
+        "--size", type=int, default=1000, help="how much: calls at once (1000), ten times as many in a row"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results"), help="without its ending")
     parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
 """A process that forks while it uses the library.
 
 What is promised: the parent goes on as if nothing had been, and a child that leaves jax alone, as one that loads data
-with NumPy, neither hangs nor crashes, even if it is born while kernels run. Whoever wants to compute with jax in another
-process spawns it. A forked child has none of the threads of XLA, which waits for them: what becomes of it there is told
-below, for a kernel and for a loop in XLA, and not promised.
+with NumPy, neither hangs nor crashes, even if it is born while kernels run. Whoever wants to compute with jax in
+another process spawns it. A forked child has none of the threads of XLA, which waits for them: what becomes of it there
+is told below, for a kernel and for a loop in XLA, and not promised.
 """
 
 import multiprocessing
@@ -36,7 +36,9 @@ def run(size: int) -> Iterator[Row]:
 
     with Calls(of) as calls:
         ended = [forked(with_numpy) for _ in range(children)]
-    yield Row("a child uses NumPy, born while four threads call kernels", children, children - ended.count(0), told(ended))
+    yield Row(
+        "a child uses NumPy, born while four threads call kernels", children, children - ended.count(0), told(ended)
+    )
     yield Row("these calls of the parent", calls.count, calls.wrong)
 
     with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -53,14 +55,16 @@ def run(size: int) -> Iterator[Row]:
 def _unpromised(of: dict[str, tuple[Any, Any, Any]]) -> Iterator[Row]:
     """What becomes of children that call jax."""
     for what, those in (
-        ("kernels", of), ("loops of XLA", functions(how="fused")),
+        ("kernels", functions(dropout=0)),
+        ("kernels, and XLA to draw dropout masks", of), ("loops of XLA", functions(how="fused", dropout=0)),
         ("what jax compiles there", {"": (lambda: jax.jit(lambda x: 3 * x)(np.float32(2)), (), [np.float32(6)])}),
     ):  # fmt: skip
         calls = [*those.values()][:4]
         ended = [forked(lambda one=one: same(one[0](*one[1]), one[2]), PATIENCE / 2) for one in calls]
         yield Row(f"a child calls {what}", len(ended), None, told(ended))
-    with Calls(of):
-        ended = [forked(lambda one=one: same(one[0](*one[1]), one[2]), PATIENCE / 2) for one in [*of.values()][:4]]
+    plain = functions(dropout=0)
+    with Calls(plain):
+        ended = [forked(lambda one=one: same(one[0](*one[1]), one[2]), PATIENCE / 2) for one in [*plain.values()][:4]]
     yield Row("a child calls kernels, born while four threads call them", len(ended), None, told(ended))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from tests.stress.resident import resident
 from tests.stress.problems import CELLS, Row, problem
+from tests.stress.resident import resident
 
 SIZES = (4, 6, 5, 64)
 """Whose matrices are large enough that the kernels keep memory for them."""
@@ -22,12 +22,12 @@ def run(size: int) -> Iterator[Row]:
         one = problem(name, SIZES)
         arguments = jax.device_put(one.arguments)
         for what in ("forward", "gradient"):
-            yield _row(f"{name}, {what}", jax.jit(getattr(one, what)), arguments, calls)
+            yield measured(f"{name}, {what}", jax.jit(getattr(one, what)), arguments, calls)
     one = problem("LSTM", SIZES)
-    yield _row("LSTM, forward, outside of jax.jit", one.forward, one.arguments, calls)
+    yield measured("LSTM, forward, outside of jax.jit", one.forward, one.arguments, calls)
 
 
-def _row(name: str, function: Callable[..., Any], arguments: Any, calls: int) -> Row:
+def measured(name: str, function: Callable[..., Any], arguments: Any, calls: int) -> Row:
     def call(times: int) -> int:
         for _ in range(times):
             jax.block_until_ready(function(*arguments))

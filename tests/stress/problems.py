@@ -30,21 +30,22 @@ class Problem(NamedTuple):
     arguments: tuple[Any, ...]
 
 
-def problem(name: str, sizes: tuple[int, int, int, int] = ROWS, how: str = "native", seed: int = 0) -> Problem:
+def problem(
+    name: str, sizes: tuple[int, int, int, int] = ROWS, how: str = "native", seed: int = 0, dropout: float = 0.2
+) -> Problem:
     """The layer of a cell of ``CELLS``, with dropout of both kinds; nothing is compiled."""
     batch, steps, features, units = sizes
-    cell = CELLS[name](units, dropout=0.2, recurrent_dropout=0.2)
+    cell = CELLS[name](units, dropout=dropout, recurrent_dropout=dropout)
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: cell.init_params(jax.random.key(0), features))
     weights = jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape) * units**-0.5), shapes)
     x, cotangent = (np.float32(rng.normal(size=(batch, steps, size))) for size in (features, units))
     mask = rng.random((batch, steps)) < 0.7
+    key = jax.random.key(1) if dropout else None
 
     def forward(weights: Any, x: Any, mask: Any, cotangent: Any) -> Any:
         del cotangent
-        return flax_rnn.rnn(
-            cell, weights, x, mask=mask, dropout_key=jax.random.key(1), return_sequences=True, implementation=how
-        )
+        return flax_rnn.rnn(cell, weights, x, mask=mask, dropout_key=key, return_sequences=True, implementation=how)
 
     def gradient(weights: Any, x: Any, mask: Any, cotangent: Any) -> Any:
         outputs, pull = jax.vjp(lambda weights, x: forward(weights, x, mask, None), weights, x)
@@ -53,11 +54,13 @@ def problem(name: str, sizes: tuple[int, int, int, int] = ROWS, how: str = "nati
     return Problem(name, forward, gradient, (weights, x, mask, cotangent))
 
 
-def functions(sizes: tuple[int, int, int, int] = ROWS, how: str = "native") -> dict[str, tuple[Any, Any, Any]]:
+def functions(
+    sizes: tuple[int, int, int, int] = ROWS, how: str = "native", dropout: float = 0.2
+) -> dict[str, tuple[Any, Any, Any]]:
     """By name: a compiled function, its arguments on the device, and its results when nothing else runs."""
     found: dict[str, tuple[Any, Any, Any]] = {}
     for name in CELLS:
-        one = problem(name, sizes, how)
+        one = problem(name, sizes, how, dropout=dropout)
         arguments = jax.device_put(one.arguments)
         for what in ("forward", "gradient"):
             function = jax.jit(getattr(one, what))

@@ -18,7 +18,7 @@ def run(size: int) -> Iterator[Row]:
         yield _at_once(f"{THREADS} threads call the same compiled functions, {what}", functions(sizes), size)
     mixed = {f"{how}, {name}": one for how in ("native", "fused") for name, one in functions(ROWS, how).items()}
     yield _at_once(f"{THREADS} threads call kernels and loops of XLA", mixed, size)
-    yield _compiling(max(1, size // 50))
+    yield _compiling(max(1, size // 250))
     yield _clearing(functions(), max(1, size // 10))
 
 

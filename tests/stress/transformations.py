@@ -19,8 +19,12 @@ SIZES = (5, 7, 4, 24)
 def run(size: int) -> Iterator[Row]:
     repeats = max(1, size // 100)
     for what in ("jax.vmap", "jax.pmap", "jax.shard_map", "jax.lax.map"):
-        right = [same(*_mapped(what, name, function, repeats)) for name in CELLS for function in ("forward", "gradient")]
-        yield Row(f"{what} over {DEVICES} sets of weights and inputs", len(right) * repeats, right.count(False) * repeats)
+        right = [
+            same(*_mapped(what, name, function, repeats)) for name in CELLS for function in ("forward", "gradient")
+        ]
+        yield Row(
+            f"{what} over {DEVICES} sets of weights and inputs", len(right) * repeats, right.count(False) * repeats
+        )
     yield from _sharded(repeats)
     yield from _donated(repeats * 10)
 
