@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(first: int, count: int, changes: str | None = None, deadline: float = float("inf")) -> Iterator[dict[str, Any]]:
-    """The outcomes of cases in a row, in processes that end with them or when they crash or hang."""
+    """The outcomes of cases in a row, in processes of their own: another one for each that crashes or hangs."""
     last = first + count
     while first < last and time.monotonic() < deadline:
         environment = cases.environment(first)
@@ -71,7 +71,7 @@ def run(first: int, count: int, changes: str | None = None, deadline: float = fl
         errors: list[str] = []
         reader = threading.Thread(target=lambda stream=process.stderr, lines=errors: lines.extend(stream))
         reader.start()
-        running, hangs = first, threading.Event()
+        running, hangs, timer = first, threading.Event(), threading.Timer(0, str)
 
         def stop(process: Any = process, hangs: threading.Event = hangs) -> None:
             hangs.set()
@@ -91,9 +91,10 @@ def run(first: int, count: int, changes: str | None = None, deadline: float = fl
                 process.kill()
                 break
         status = process.wait()
+        timer.cancel()
         reader.join()
         if first < last and time.monotonic() < deadline:
-            what = "hangs" if hangs.is_set() else f"the process ended with {status}: {''.join(errors)[-600:]}"
+            what = "hangs" if hangs.is_set() else f"the process ended with {status}: {''.join(errors)[-2000:]}"
             yield {
                 "seed": running, "verdict": "failed", "ratio": 1e30, "where": what, "seconds": 0.0,
                 "environment": environment,

@@ -157,7 +157,7 @@ def _call(case: Case, cells: list[Any], stacked: Any) -> Any:
     options: dict[str, Any] = {**case.options, "return_state": True, "implementation": case.implementation}
 
     def call(weights: Any, x: Any, state: Any, mask: Any, resets: Any, key: Any, given: Any) -> Any:
-        arguments = options | {
+        arguments: dict[str, Any] = options | {
             "initial_state": None if state is None else _carries(case, state), "resets": resets, "dropout_key": key,
             "dropout_masks": given, "seq_lengths" if case.mask == "lengths" else "mask": mask,
         }  # fmt: skip

@@ -93,7 +93,7 @@ def _donated(steps: int) -> Iterator[Row]:
             gradients, (outputs, state) = jax.grad(loss, has_aux=True)(weights)
             return jax.tree.map(lambda w, d: w - 1e-3 * d, weights, gradients), outputs, state
 
-        state = [np.zeros((6, 16), np.float32)] * (2 if name == "LSTM" else 1)
+        state: Any = [np.zeros((6, 16), np.float32)] * (2 if name == "LSTM" else 1)
         state = flax_rnn.LSTMCarry(*state) if name == "LSTM" else state[0]
         kept = given = jax.tree.map(jnp.array, (weights, x, state))
         given = jax.tree.map(jnp.array, given)
