@@ -1,6 +1,8 @@
 """The native kernels where programs are hard on them: threads, forks, transformations, odd arrays, many calls.
 
 python -m tests.stress [--size 1000] [--only PART ...]   writes results.json and results.md here
+
+Other parts stay there as they are if they are of the same size, sources, versions and machine.
 """
 
 import argparse
@@ -37,19 +39,32 @@ def main(arguments: list[str] | None = None) -> int:
         for row in importlib.import_module(f"tests.stress.{chosen.worker}").run(chosen.size):
             print(json.dumps(row), flush=True)
         return 0
-    parts = {part: measured(part, chosen.size) for part in chosen.only}
-    rows = [Row(*row) for part in parts.values() for row in part["rows"]]
-    everything: dict[str, Any] = {
-        "size": chosen.size, "failed": sum(row.failed or 0 for row in rows), "processor": processor.name(),
-        "instructions": processor.instruction_set(), "cores": os.cpu_count(), "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy")}, "sources": builds.digest(),
-        "library": Path(os.environ.get("FLAX_RNN_KERNELS", "installed")).name, "parts": parts,
-    }  # fmt: skip
+    everything = whole(chosen.output, setting(chosen.size), {part: rows_of(part, chosen.size) for part in chosen.only})
     record.write(chosen.output, everything, page(everything))
     return int(everything["failed"] > 0)
 
 
-def measured(part: str, size: int) -> dict[str, Any]:
+def setting(size: int) -> dict[str, Any]:
+    """What figures depend on."""
+    return {
+        "size": size, "processor": processor.name(), "instructions": processor.instruction_set(),
+        "cores": os.cpu_count(), "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy")}, "sources": builds.digest(),
+        "library": Path(os.environ.get("FLAX_RNN_KERNELS", "installed")).name,
+    }  # fmt: skip
+
+
+def whole(output: Path, setting: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """These parts, and those that an earlier run of the same setting left there."""
+    path = output.with_name(f"{output.name}.json")
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if all(before.get(name) == value for name, value in setting.items()):
+        parts = {**before["parts"], **parts}
+    failed = sum(Row(*row).failed or 0 for part in parts.values() for row in part["rows"])
+    return {**setting, "failed": failed, "parts": {part: parts[part] for part in PARTS if part in parts}}
+
+
+def rows_of(part: str, size: int) -> dict[str, Any]:
     """The rows of a part, from a process of its own, whose death is one more row."""
     start = time.monotonic()
     command = [sys.executable, "-m", "tests.stress", "--worker", part, "--size", str(size)]
@@ -82,7 +97,8 @@ def page(everything: dict[str, Any]) -> str:
         "Nothing is promised where a dash stands for the failures.", "",
     ]  # fmt: skip
     for part, found in everything["parts"].items():
-        lines += [f"## {part.capitalize()}", "", "| what | tried | failed | |", "|---|---:|---:|---|"]
+        about = (importlib.import_module(f"tests.stress.{part}").__doc__ or "").strip()
+        lines += [f"## {part.capitalize()}", "", about, "", "| what | tried | failed | |", "|---|---:|---:|---|"]
         for what, tried, failed, note in found["rows"]:
             lines.append(f"| {what} | {tried} | {'-' if failed is None else failed} | {note} |")
         lines.append("")

@@ -1,4 +1,8 @@
-"""The memory of the process over many calls."""
+"""The memory of the process over many calls.
+
+After a thousand calls to warm up it may grow by 8 MB in all that follow: in 10,000 of them that is 840 bytes a call, and
+the outputs of each have 6 KB.
+"""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -13,7 +17,7 @@ SIZES = (4, 6, 5, 64)
 """Whose matrices are large enough that the kernels keep memory for them."""
 WARM_UP = 1000
 MOST = 8 * 2**20
-"""Bytes by which a process may grow in 10,000 calls: 840 a call, where the smallest array of a call has 1.3 KB."""
+"""Bytes by which a process may grow."""
 
 
 def run(size: int) -> Iterator[Row]:
