@@ -1,7 +1,7 @@
 """The memory of the process over many calls.
 
-After a thousand calls to warm up it may grow by 8 MB in all that follow: in 10,000 of them that is 840 bytes a call, and
-the outputs of each have 6 KB.
+After a thousand calls to warm up it may grow by 8 MB in all that follow: in 10,000 of them that is 840 bytes a call,
+and the outputs of each have 6 KB.
 """
 
 import gc
