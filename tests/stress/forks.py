@@ -2,8 +2,9 @@
 
 What is promised: the parent goes on as if nothing had been, and a child that leaves jax alone, as one that loads data
 with NumPy, neither hangs nor crashes, even if it is born while kernels run. Whoever wants to compute with jax in
-another process spawns it. A forked child has none of the threads of XLA, which waits for them: what becomes of it there
-is told below, for a kernel and for a loop in XLA, and not promised.
+another process spawns it. A forked child has none of the threads of XLA, which waits for them, and it may wait for good
+for a lock that a thread held at its birth, one of XLA or that of the memory which kernels keep: what becomes of a child
+that calls jax is told, not promised.
 """
 
 import multiprocessing
@@ -112,7 +113,7 @@ def in_another_process(expected: dict[str, list[Any]]) -> bool:
 
 
 def told(ended: list[int | None]) -> str:
-    words = {None: "hung", 0: "returned the same bits"}
+    words = {None: "hung", 0: "as expected"}
     counts = {words.get(status, f"ended with {status}"): ended.count(status) for status in dict.fromkeys(ended)}
     return ", ".join(f"{count} {word}" for word, count in counts.items())
 
