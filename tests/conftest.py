@@ -23,6 +23,8 @@ import jax
 import pytest
 import selection
 
+from tests.stress.resident import resident
+
 # Four devices on one processor, for the tests of sharding.
 jax.config.update("jax_num_cpu_devices", 4)
 
@@ -58,15 +60,6 @@ def bounded_memory() -> Iterator[None]:
         if os.name == "posix" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
             libc.malloc_trim(0)
         cleared_to[0] = resident()
-
-
-def resident() -> int:
-    """Bytes of memory in use, where the system tells."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -128,6 +128,24 @@ void TestThreads() {
       }
 }
 
+// Callers at once share the memory that is kept for the next call, and nothing else.
+template <typename Cell>
+void TestCallers() {
+  for (const Sizes& sizes : {Sizes{2, 9, 9, 250}, Sizes{40, 12, 10, 64}}) {
+    const Problem<Cell> problem(sizes, Cell::kGates, false);
+    const std::vector<Floats> expected = problem.Results(1);
+    std::atomic<bool> right{true};
+    std::vector<std::thread> callers;
+    for (int64_t caller = 0; caller < 6; ++caller)
+      callers.emplace_back([&, threads = 1 + caller % 3] {
+        for (int64_t repeat = 0; repeat < 3; ++repeat)
+          if (problem.Results(threads) != expected) right = false;
+      });
+    for (std::thread& caller : callers) caller.join();
+    Require(right, std::string(Cell::kName) + ": callers change each other's results");
+  }
+}
+
 // Every call is begun at most once, and none of the second before all of the first have returned.
 void TestOrder() {
   for (int64_t repeat = 0; repeat < 50; ++repeat) {
@@ -228,6 +246,7 @@ void TestPoolThatThrows() {
 
 int main() {
   flax_rnn::Cells::ForAll([](auto cell) { flax_rnn::TestThreads<decltype(cell)>(); });
+  flax_rnn::Cells::ForAll([](auto cell) { flax_rnn::TestCallers<decltype(cell)>(); });
   flax_rnn::TestOrder();
   flax_rnn::TestExceptions();
   flax_rnn::TestTogether();
