@@ -5,6 +5,7 @@ after an interruption there is neither a line of steps that are trained once mor
 """
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,10 +123,14 @@ class Events:
           OSError: if it cannot be written.
         """
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
         except ImportError as error:
             raise files.Refused("--tensorboard: tensorboardX is not installed: pip install tensorboardX") from error
-        self.folder, self._writer = folder, SummaryWriter
+        # Its SummaryWriter has a queue and a thread, and what waits there would be lost.
+        self._writer, self._summary = event_file_writer.EventsWriter, summary
+        self._proto: Any = event_pb2
+        self.folder = folder
         self.earlier = files.prepare(folder, names if is_new else [])
         self._writers: dict[tuple[str, int], Any] = {}
 
@@ -134,7 +139,10 @@ class Events:
         last, folder = lines[-1]["step"] if lines else 0, self.folder / f"{cell}-{seed}"
         # A number, as files of one second would have one name.
         number = len([*folder.glob("events*")])
-        self._writers[cell, seed] = self._writer(str(folder), purge_step=last, filename_suffix=f".{number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = self._writers[cell, seed] = self._writer(str(folder / "events"), f".{number}")
+        start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        writer.write_event(self._proto.Event(step=last, wall_time=time.time(), session_log=start))
         for line in lines:
             if line["step"] == last:
                 self.write(line)
@@ -143,7 +151,8 @@ class Events:
         """Adds what is a number, under its name."""
         writer = self._writers[line["cell"], line["seed"]]
         for name, value in _numbers(line):
-            writer.add_scalar(name, value, line["step"])
+            found = self._summary.scalar(name, value)
+            writer.write_event(self._proto.Event(step=line["step"], wall_time=time.time(), summary=found))
         writer.flush()
 
 
