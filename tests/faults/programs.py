@@ -47,19 +47,6 @@ class Ended(NamedTuple):
         return self.text.strip()[-1500:]
 
 
-def limited(memory: int = MEMORY, more: Callable[[], None] | None = None) -> Callable[[], None]:
-    """To be called in the new process: limits what it can take, and is the first of a group of processes."""
-
-    def limit() -> None:
-        os.setpgid(0, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if more is not None:
-            more()
-
-    return limit
-
-
 def environment(cache: Path | None = None, **more: str | None) -> dict[str, str]:
     """Variables for a program; ``None`` takes one away. What it compiles is kept in ``cache``."""
     kept: dict[str, str | None] = dict(os.environ) | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -78,12 +65,16 @@ def start(
     *,
     output: IO[bytes] | int = subprocess.DEVNULL,
     memory: int = MEMORY,
-    before: Callable[[], None] | None = None,
+    largest_file: int | None = None,
     **options: Any,
 ) -> subprocess.Popen[bytes]:
-    """A program that has begun; ``before`` is called in its process."""
+    """A program that has begun, the first of a group of processes, with limits from its first moments on."""
     options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT, "cwd": ROOT} | options
-    return subprocess.Popen(command, env=variables, preexec_fn=limited(memory, before), **options)  # noqa: PLW1509
+    process = subprocess.Popen(command, env=variables, process_group=0, **options)
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
+    if largest_file is not None:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    return process
 
 
 def run(command: Sequence[str], variables: Mapping[str, str], *, seconds: float = SECONDS, **options: Any) -> Ended:
