@@ -143,8 +143,8 @@ class Store:
         if not path.exists():
             replace(path, text)
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise Refused(f"--checkpoint: {path} is damaged ({error}); name another folder") from error
         wanted = json.loads(text)
         if other := [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]:
