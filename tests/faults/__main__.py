@@ -32,7 +32,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few cases of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of what is random [%(default)s]")
     parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent, help="folder for results.json and results.md [%(default)s]"
+        "--output",
+        type=Path,
+        default=Path(__file__).parent,
+        help="folder for results.json and results.md [%(default)s]",
     )
     return parser.parse_args(arguments)
 

@@ -35,9 +35,7 @@ def damaged(name: str, folder: Path, seed: int, count: int, module: str = "tests
     variables = programs.environment(**proxies, TF_CPP_MIN_LOG_LEVEL="3")
     while number < count:
         command = [sys.executable, "-m", module, name, str(folder), str(seed), str(number), str(count - number)]
-        process = programs.start(
-            command, variables, output=subprocess.PIPE, memory=64 << 30, stderr=subprocess.DEVNULL
-        )
+        process = programs.start(command, variables, output=subprocess.PIPE, memory=64 << 30, stderr=subprocess.DEVNULL)
         last: dict[str, Any] = {}
         for last in _answers(process):
             if "verdict" in last:

@@ -40,14 +40,14 @@ class Training:
 
     def __init__(self, folder: Path, cell: str):
         self.folder, self.cell = folder, cell
-        self._archive = archives.place(folder / "archive")
-        self._variables = programs.environment(folder / "compiled")
+        self.archive = archives.place(folder / "archive")
+        self.variables = programs.environment(folder / "compiled")
         self._runs = 0
 
     def command(self, place: Path) -> list[str]:
         """It prepares data, trains, saves and writes below ``place``."""
         return [
-            sys.executable, "-m", "tests.faults.archives", str(self._archive), *programs.TINY,
+            sys.executable, "-m", "tests.faults.archives", str(self.archive), *programs.TINY,
             "--data", "imdb", "--data-dir", str(place / "data"), "--cell", self.cell, "--output", str(place / "out"),
             "--checkpoint", str(place / "saves"),
         ]  # fmt: skip
@@ -67,7 +67,7 @@ class Training:
           RuntimeError: if it fails.
         """
         self.prepare(place)
-        ended = programs.run(self.command(place), self._variables)
+        ended = programs.run(self.command(place), self.variables)
         if ended.code != 0:
             raise RuntimeError(f"{ended.code}: {ended.last}")
 
@@ -76,7 +76,7 @@ class Training:
         manual = place / "data" / "downloads" / "manual"
         if not manual.exists():
             manual.mkdir(parents=True)
-            shutil.copy(self._archive, manual)
+            shutil.copy(self.archive, manual)
 
     def killed(self, moments: list[str], seconds: float, rng: np.random.Generator) -> Iterator[Case]:
         """Kills it at each of ``moments`` in turn, and has it end; the cases are all right if its end is."""
@@ -86,9 +86,10 @@ class Training:
         said: list[str] = []
         for moment in moments:
             began = time.monotonic()
-            process = programs.start(self.command(place), self._variables)
+            process = programs.start(self.command(place), self.variables)
             if moment == ANYWHERE:
-                hit = programs.wait_for(lambda until=began + rng.uniform(0, seconds): time.monotonic() > until, process)
+                time.sleep(rng.uniform(0, seconds))
+                hit = True
             else:
                 hit = programs.wait_for(_signs(moment, place, int(rng.integers(1, 4))), process)
                 time.sleep(rng.uniform(0, 0.02))

@@ -101,8 +101,22 @@ def _number(content: bytes, rng: Random) -> bytes:
     position = int([rng.integers(end), rng.integers(near), end - 1 - rng.integers(near)][rng.integers(3)])
     old = int.from_bytes(content[position : position + size], "little")
     limit = 1 << (8 * size)
-    new = [0, 1, limit - 1, limit // 2, limit // 2 - 1, old + 1, old - 1, old * 2, old + 8, len(content), len(content) - 1]
-    return content[:position] + (new[rng.integers(len(new))] % limit).to_bytes(size, "little") + content[position + size :]
+    new = [
+        0,
+        1,
+        limit - 1,
+        limit // 2,
+        limit // 2 - 1,
+        old + 1,
+        old - 1,
+        old * 2,
+        old + 8,
+        len(content),
+        len(content) - 1,
+    ]
+    return (
+        content[:position] + (new[rng.integers(len(new))] % limit).to_bytes(size, "little") + content[position + size :]
+    )
 
 
 def _swap(content: bytes, rng: Random) -> bytes:

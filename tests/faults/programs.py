@@ -59,6 +59,21 @@ def environment(cache: Path | None = None, **more: str | None) -> dict[str, str]
     return {name: value for name, value in (kept | more).items() if value is not None}
 
 
+def without_privileges(command: Sequence[str]) -> list[str]:
+    """A command for which permissions hold, also where root gives it."""
+    if os.getuid():
+        return [*command]
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all", *command]
+
+
+def as_nobody_known(command: Sequence[str]) -> list[str]:
+    """A command given by a user who is in no list and owns nothing, where root can arrange that."""
+    if os.getuid():
+        return [*command]
+    may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    return ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *may_read, *command]
+
+
 def start(
     command: Sequence[str],
     variables: Mapping[str, str],
@@ -96,6 +111,11 @@ def kill(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> int:
     return process.wait(SECONDS)
 
 
+def commanded(place: Path, *arguments: str) -> list[str]:
+    """A tiny training that writes and saves below ``place``."""
+    return [*IMDB, *TINY, "--output", str(place / "out"), "--checkpoint", str(place / "saves"), *arguments]
+
+
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = SECONDS) -> bool:
     """Whether something comes about while a program runs."""
     until = time.monotonic() + seconds
@@ -104,6 +124,11 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes], seconds
             return True
         time.sleep(0.002)
     return False
+
+
+def has_traceback(text: str) -> bool:
+    """Whether a program has ended in a way that says nothing to a user."""
+    return _OURS.search(text) is not None
 
 
 def judge(fault: str, ended: Ended, words: str | None = None, what: str = "") -> Case:
@@ -115,7 +140,7 @@ def judge(fault: str, ended: Ended, words: str | None = None, what: str = "") ->
       words: what a clear error has to say; ``None`` where nothing but success will do.
       what: how to repeat it.
     """
-    if ended.code is None or ended.code < 0 or _OURS.search(ended.text):
+    if ended.code is None or ended.code < 0 or has_traceback(ended.text):
         verdict = Verdict.LOST
     elif ended.code == 0:
         verdict = Verdict.SURVIVED

@@ -43,7 +43,9 @@ def judge(subject: Subject, path: Path, expected: Found) -> tuple[Verdict, str]:
         names = [path, path.parent]  # of a folder, the one that the command names
         if isinstance(error, SystemExit) and isinstance(error.code, int):
             return Verdict.LOST, f"status {text} without a word"
-        return (Verdict.CLEAR, text) if any(str(name) in text for name in names) else (Verdict.LOST, f"which file? {text}")
+        return (
+            (Verdict.CLEAR, text) if any(str(name) in text for name in names) else (Verdict.LOST, f"which file? {text}")
+        )
     except BaseException:
         return Verdict.LOST, traceback.format_exc(limit=-3)
 
@@ -59,7 +61,9 @@ def _same(found: Found, expected: Found) -> bool:
 def _form(found: Found, expected: Found) -> str | None:
     def form(values: Found) -> dict[str, Any]:
         arrays = {name: np.asarray(value) for name, value in values.items()}
-        return {name: (array.shape, array.dtype if array.dtype.kind != "U" else "str") for name, array in arrays.items()}
+        return {
+            name: (array.shape, array.dtype if array.dtype.kind != "U" else "str") for name, array in arrays.items()
+        }
 
     return None if form(found) == form(expected) else f"expected {form(expected)}, got {form(found)}"
 

@@ -117,7 +117,20 @@ def _attribute(node: Any, rng: Random) -> str:
         new, what = mutations.of_json(old, rng)
         node.attrs[name] = np.bytes_(new)
         return f"attribute {name}: {what}"
-    odd: list[Any] = [1, 0.5, "", "a", "lstm", b"\xff", [b"a", b"a"], np.zeros((2, 2)), [b"/"], [b".."], [b""], np.zeros(0)]
+    odd: list[Any] = [
+        1,
+        0.5,
+        "",
+        "a",
+        "lstm",
+        b"\xff",
+        [b"a", b"a"],
+        np.zeros((2, 2)),
+        [b"/"],
+        [b".."],
+        [b""],
+        np.zeros(0),
+    ]
     if isinstance(old, np.ndarray) and old.ndim == 1 and len(old):
         odd += [old[:-1], old[::-1], [*old, old[0]]]
     if rng.random() < 0.2:

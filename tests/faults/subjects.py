@@ -127,7 +127,7 @@ def _read_torch(path: Path) -> Found:
     return _flat(convert.load_torch(path, _torch_target()))
 
 
-def _make_saved(folder: Path) -> Path:
+def make_saved(folder: Path) -> Path:
     from flax import nnx
 
     from experiments import options, report, reviews, saved
@@ -186,7 +186,11 @@ def _read_checkpoint(path: Path) -> Found:
         if about["number"] == 1 and "damaged" not in store.problem:
             raise AssertionError("an earlier save is taken without a word")
         state = arrays["state"]
-        return {"a": np.asarray(state["a"]), "key": np.asarray(jax.random.key_data(state["key"])), "number": about["number"]}
+        return {
+            "a": np.asarray(state["a"]),
+            "key": np.asarray(jax.random.key_data(state["key"])),
+            "number": about["number"],
+        }
     finally:
         store.close()
 
@@ -222,7 +226,7 @@ def _subjects() -> dict[str, Subject]:
         "legacy .h5": Subject(functools.partial(_make_keras, "model.h5"), _read_keras, ours),
         "torch .pt": Subject(_make_torch, _read_torch, ours),
         "torch .pt before 1.6": Subject(functools.partial(_make_torch, old=True), _read_torch, ours),
-        "saved model": Subject(_make_saved, _read_saved, (SystemExit,)),
+        "saved model": Subject(make_saved, _read_saved, (SystemExit,)),
         "checkpoint": Subject(_make_checkpoint, _read_checkpoint, (files.Refused,), True, (_saved_as(1),)),
         "prepared reviews": Subject(_make_prepared, _read_prepared, (reviews.DataUnavailable,), True),
     }
