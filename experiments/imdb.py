@@ -140,6 +140,9 @@ def main(arguments: list[str] | None = None) -> list[report.Run]:
         except trainer.Interrupted as error:
             console.print(str(error), soft_wrap=True)
             raise SystemExit(130) from error
+        except KeyboardInterrupt as error:  # while there was no training to stop
+            console.print("Interrupted.")
+            raise SystemExit(130) from error
         except FloatingPointError as error:
             problem = f"{error}: try a --learning-rate below {chosen.learning_rate:g}"
         except reviews.DataUnavailable as error:

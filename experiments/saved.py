@@ -22,7 +22,6 @@ from experiments.model import Classifier, build
 from experiments.report import TITLES, Run
 from flax_rnn import convert
 
-
 _MOST = 1 << 24  # words of a review, or of a vocabulary: more is damage
 
 

@@ -31,8 +31,7 @@ def damaged(name: str, folder: Path, seed: int, count: int, module: str = "tests
     """``count`` damaged files of one kind."""
     number = 0
     # No network: what is missing must not be fetched again.
-    proxies = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
-    variables = programs.environment(**proxies, TF_CPP_MIN_LOG_LEVEL="3")
+    variables = programs.environment() | programs.OFFLINE
     while number < count:
         command = [sys.executable, "-m", module, name, str(folder), str(seed), str(number), str(count - number)]
         process = programs.start(command, variables, output=subprocess.PIPE, memory=64 << 30, stderr=subprocess.DEVNULL)

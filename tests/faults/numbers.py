@@ -76,7 +76,7 @@ class Problem:
         fault = "NaN and infinity at masked steps: outputs and gradients are those without"
         zeros = np.where(self.mask[..., None], self.x, 0).astype("f4")
         filled = np.where(self.mask[..., None], self.x, odd).astype("f4")
-        expected, found = (sum(self.both(self.params, x), []) for x in (zeros, filled))
+        expected, found = ([*itertools.chain(*self.both(self.params, x))] for x in (zeros, filled))
         is_same = all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
         is_finite = all(np.isfinite(array).all() for array in found)
         yield expect(fault, is_same and is_finite and not found[-1][~self.mask].any(), f"{self.what}, {odd}")

@@ -23,6 +23,9 @@ TINY = [
 ]  # fmt: skip
 """A training of a second, which is saved three or four times."""
 
+OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+"""Variables without which what is missing would be fetched."""
+
 SECONDS = 240.0
 MEMORY = 16 << 30
 """Of addresses, of which jax takes a few GiB without using them."""
@@ -49,14 +52,14 @@ class Ended(NamedTuple):
 
 def environment(cache: Path | None = None, **more: str | None) -> dict[str, str]:
     """Variables for a program; ``None`` takes one away. What it compiles is kept in ``cache``."""
-    kept: dict[str, str | None] = dict(os.environ) | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    found: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     if cache is not None:
-        kept |= {
+        found |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-    return {name: value for name, value in (kept | more).items() if value is not None}
+    return {name: value for name, value in (found | more).items() if value is not None}
 
 
 def without_privileges(command: Sequence[str]) -> list[str]:
@@ -75,7 +78,7 @@ def as_nobody_known(command: Sequence[str]) -> list[str]:
 
 
 def start(
-    command: Sequence[str],
+    command: Sequence[str | bytes],
     variables: Mapping[str, str],
     *,
     output: IO[bytes] | int = subprocess.DEVNULL,
@@ -85,14 +88,16 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """A program that has begun, the first of a group of processes, with limits from its first moments on."""
     options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT, "cwd": ROOT} | options
-    process = subprocess.Popen(command, env=variables, process_group=0, **options)
+    process: Any = subprocess.Popen(command, env=variables, process_group=0, **options)
     resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
     if largest_file is not None:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
     return process
 
 
-def run(command: Sequence[str], variables: Mapping[str, str], *, seconds: float = SECONDS, **options: Any) -> Ended:
+def run(
+    command: Sequence[str | bytes], variables: Mapping[str, str], *, seconds: float = SECONDS, **options: Any
+) -> Ended:
     """A program from start to end, or until its time is over."""
     with tempfile.TemporaryFile() as said:
         process = start(command, variables, output=said, **options)

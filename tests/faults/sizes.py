@@ -20,8 +20,6 @@ CELLS = ("SimpleRNN", "LSTM", "GRU")
 WAYS = ("native", "fused", "scan")
 STEPS = 2_000_000
 
-_REFUSED = "ValueError|TypeError|MemoryError|RESOURCE_EXHAUSTED|expected|Unable to allocate"
-
 
 def cases(setting: Setting) -> Iterator[Case]:
     """Each of ``TRIALS``."""
@@ -110,7 +108,9 @@ def many_units(cell: str, way: str) -> None:
     import flax_rnn
 
     made, params, x = problem(cell, 1, 2, 2, 10_000)
-    found = jax.jit(lambda params, x: flax_rnn.rnn(made, params, x, implementation=way, return_sequences=True))(params, x)
+    found = jax.jit(lambda params, x: flax_rnn.rnn(made, params, x, implementation=way, return_sequences=True))(
+        params, x
+    )
     found = np.asarray(found, "f8")[0]
     h = c = np.zeros(10_000)
     for step in range(2):
@@ -164,7 +164,7 @@ def no_length(cell: str, way: str) -> None:
     import flax_rnn
 
     made, params, x = problem(cell, 3, 5, 3, 4)
-    start = np.random.default_rng(1).normal(size=(3, 4)).astype("f4")
+    start = jax.numpy.asarray(np.random.default_rng(1).normal(size=(3, 4)), "f4")
     state: Any = flax_rnn.LSTMCarry(start, 2 * start) if cell == "LSTM" else start
 
     def loss(params: Any, x: Any, lengths: Any) -> Any:
@@ -200,11 +200,12 @@ def no_units(cell: str, way: str) -> None:
 
 def absurd_units(cell: str, way: str) -> None:
     """A layer whose weights no machine holds."""
+    import jax
     from flax import nnx
 
     import flax_rnn.nnx
 
-    getattr(flax_rnn.nnx, cell)(1 << 20, 1 << 22, rngs=nnx.Rngs(0))
+    jax.block_until_ready(nnx.state(getattr(flax_rnn.nnx, cell)(1 << 20, 1 << 22, rngs=nnx.Rngs(0))))
 
 
 def absurd_outputs(cell: str, way: str) -> None:
@@ -213,7 +214,7 @@ def absurd_outputs(cell: str, way: str) -> None:
 
     import flax_rnn
 
-    made, params, x = problem(cell, 1, 1, 1, 2000)
+    made, params, _ = problem(cell, 1, 1, 1, 2000)
     many = jax.numpy.zeros((1, 2_000_000, 1), "f4")
     jax.block_until_ready(
         jax.jit(lambda p, x: flax_rnn.rnn(made, p, x, implementation=way, return_sequences=True))(params, many)
@@ -278,7 +279,7 @@ def main(name: str) -> None:
     except AssertionError:
         raise
     except (ValueError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if isinstance(error, RuntimeError) and "Out of memory" not in str(error):
             raise
         raise SystemExit(f"clear: {type(error).__name__}: {error}") from error
     assert not name.startswith(_MUST_FAIL), "it should have been refused"

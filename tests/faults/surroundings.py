@@ -31,7 +31,9 @@ def homes(folder: Path, variables: dict[str, str]) -> Iterator[Case]:
     """Homes that cannot be written, or are none."""
     (locked := folder / "locked").mkdir()
     os.chmod(locked, 0o555)
-    nowhere = {name: value for name, value in variables.items() if name not in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME")}
+    nowhere = {
+        name: value for name, value in variables.items() if name not in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME")
+    }
     tries = [
         ("a read-only home", variables | {"HOME": str(locked)}, programs.without_privileges),
         ("a home that is not there", variables | {"HOME": str(folder / "none")}, programs.without_privileges),
@@ -42,8 +44,7 @@ def homes(folder: Path, variables: dict[str, str]) -> Iterator[Case]:
             place = folder / f"{fault} {number}"
             place.mkdir()
             os.chmod(place, 0o777)
-            offline = {name: value for name, value in these.items() if name != "TFDS_DATA_DIR"}
-            offline |= {name: "http://127.0.0.1:9" for name in ("http_proxy", "HTTP_PROXY", "https_proxy")}
+            offline = {name: value for name, value in these.items() if name != "TFDS_DATA_DIR"} | programs.OFFLINE
             # What is compiled goes into a folder that this user may have made by somebody else.
             offline.pop("JAX_COMPILATION_CACHE_DIR", None)
             ended = programs.run(change(programs.commanded(place, *arguments)), offline, cwd=place)
@@ -60,7 +61,7 @@ def languages(folder: Path, variables: dict[str, str], trained: Path) -> Iterato
     yield programs.judge(fault, programs.run(programs.commanded(place), these), what="training in a folder caf\u00e9")
     model = ["predict", "--model", str(trained), "--cell", "lstm"]
     for text in ("the film", "caf\u00e9 film \U0001f600", "film \udcff"):
-        ended = programs.run([*programs.IMDB, *model, os.fsencode(text)], these)  # pyright: ignore (bytes are allowed)
+        ended = programs.run([*programs.IMDB, *model, os.fsencode(text)], these)
         yield programs.judge(fault, ended, "imdb.py predict: ", ascii(text))
     (review := folder / "review.txt").write_text("the caf\u00e9 film \U0001f600", encoding="utf-8")
     ended = programs.run([*programs.IMDB, *model, "--file", str(review)], these)
@@ -89,7 +90,9 @@ def streams(folder: Path, variables: dict[str, str], trained: Path) -> Iterator[
             case = programs.judge(fault, ended, "", line)
             yield case
     for closing in ("<&-", "< /dev/null"):
-        ended = programs.run(["bash", "-c", f"{sys.executable} {programs.IMDB[1]} predict --model {trained} {closing}"], variables)
+        ended = programs.run(
+            ["bash", "-c", f"{sys.executable} {programs.IMDB[1]} predict --model {trained} {closing}"], variables
+        )
         yield programs.judge("closed standard input", ended, "imdb.py predict: ", f"predict {closing}")
 
 
