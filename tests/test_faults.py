@@ -125,14 +125,19 @@ def test_a_mask_that_does_not_keep_nan_out_is_lost(monkeypatch: pytest.MonkeyPat
     assert [case.verdict for case in problem.masked(np.nan)] == [Verdict.LOST] * 2
 
 
-def test_sizes_that_are_not_refused_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("no_units", "any"):
-        monkeypatch.setitem(sizes.TRIALS, name, ("a fault", 1, lambda: None))
-    sizes.main("any")
+def test_sizes_that_are_not_refused_or_not_right_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sizes.try_one("no_units", "GRU", "native").startswith("clear ValueError: units: expected")
+    monkeypatch.setitem(sizes.KINDS, "no_units", sizes.KINDS["no_units"]._replace(run=lambda cell, way: None))
     with pytest.raises(AssertionError, match="it should have been refused"):
-        sizes.main("no_units")
-    with pytest.raises(SystemExit, match="clear: ValueError: units"):
-        sizes.main("no_units GRU native")
+        sizes.try_one("no_units", "GRU", "native")
+    monkeypatch.setattr(sizes, "scalar", lambda *_: 0.5)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        sizes.try_one("one_unit", "GRU", "scan")
+    monkeypatch.setattr(sizes, "KINDS", {"no_rows": sizes.Kind("a fault", sizes.no_rows, ways=("scan",))})
+    said = "".join(f"no_rows {cell} scan: right\n" for cell in sizes.CELLS)
+    for code, text, verdict in ((0, said, Verdict.SURVIVED), (-9, said, Verdict.LOST), (0, "", Verdict.LOST)):
+        monkeypatch.setattr(programs, "run", lambda *_, ended=programs.Ended(code, text), **__: ended)
+        assert [case.verdict for case in sizes.cases(Setting(Path(), 0, False))] == [verdict] * 3
 
 
 def test_a_command_that_fails_without_a_word_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,22 @@
-"""Sizes that are none, and those beyond all measure, each in a process of its own with a limit of memory.
+"""Sizes that are none, and those beyond all measure, in processes with a limit of memory.
 
-    python -m tests.faults.sizes NAME
+    python -m tests.faults.sizes KIND CELL WAY
 
-runs one of them; what it has to be is a plain loop of Python's numbers, or of NumPy's.
+runs one kind, for a cell and an implementation, or for ``all``. What it has to be is a plain loop of Python's numbers,
+or of NumPy's.
 """
 
+import itertools
 import math
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tests.faults import programs
-from tests.faults.verdicts import Case, Setting
+from tests.faults.verdicts import Case, Setting, Verdict, expect
 
 CELLS = ("SimpleRNN", "LSTM", "GRU")
 WAYS = ("native", "fused", "scan")
@@ -22,14 +24,22 @@ STEPS = 2_000_000
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    """Each of ``TRIALS``."""
-    for name, (fault, memory, _) in TRIALS.items():
-        if setting.quick and "quick" not in name:
-            continue
-        ended = programs.run(
-            [sys.executable, "-m", "tests.faults.sizes", name], programs.environment(), memory=memory, seconds=600
-        )
-        yield programs.judge(fault, ended, "^clear: ", name)
+    """Each kind: the small ones in one process, the large ones in one each."""
+    for name, kind in KINDS.items() if not setting.quick else [("no_rows", KINDS["no_rows"])]:
+        every = [*itertools.product(CELLS, kind.ways)]
+        for chosen in [("all", "all")] if kind.are_small else every:
+            command = [sys.executable, "-m", "tests.faults.sizes", name, *chosen]
+            ended = programs.run(command, programs.environment(), memory=kind.memory << 30, seconds=900)
+            for cell, way in every if kind.are_small else [chosen]:
+                yield _judge(kind.fault, ended, f"{name} {cell} {way}")
+
+
+def _judge(fault: str, ended: programs.Ended, name: str) -> Case:
+    said = {f"{name}: right": Verdict.SURVIVED, f"{name}: clear": Verdict.CLEAR}
+    found = [verdict for line, verdict in said.items() if line in ended.text]
+    # A process that is killed may have said all that it has to say before.
+    is_fine = ended.code == 0 and not programs.has_traceback(ended.text) and len(found) == 1
+    return expect(fault, is_fine, f"{name}: {ended.code}: {ended.last}", *found[:1])
 
 
 def problem(cell: str, batch: int, steps: int, features: int, units: int, seed: int = 0) -> tuple[Any, Any, np.ndarray]:
@@ -241,49 +251,62 @@ def _within(most: int) -> None:
     assert used < most, f"it took {used >> 20} MiB, expected less than {most >> 20}"
 
 
-Trial = tuple[str, int, Callable[[], None]]
-"""The fault, the limit of memory, and what to run."""
+class Kind(NamedTuple):
+    """What is tried.
 
-_KINDS: tuple[tuple[str, int, Callable[[str, str], None]], ...] = (
-    (f"{STEPS:,} steps, forward and backward", 16, millions),
-    ("1 unit", 16, one_unit),
-    ("10,000 units", 16, many_units),
-    ("a batch of 0", 16, no_rows),
-    ("lengths of 0", 16, no_length),
-    ("0 steps", 16, no_steps),
-    ("0 units", 16, no_units),
-    ("out of memory: weights", 12, absurd_units),
-    ("out of memory: outputs", 12, absurd_outputs),
-    ("out of memory: states", 12, absurd_batch),
-)
+    Attributes:
+      fault: the row of the table.
+      run: what to run, for a cell and an implementation.
+      memory: the limit of memory in GiB.
+      ways: the implementations.
+      is_refused: whether an error is what it has to end with.
+      are_small: whether one process can run all of them.
+    """
 
-
-def _trials() -> dict[str, Trial]:
-    found: dict[str, Trial] = {}
-    for fault, memory, run in _KINDS:
-        for cell in CELLS:
-            for way in WAYS if "units" not in run.__name__ or run is one_unit else ("native",):
-                found[f"{run.__name__} {cell} {way}"] = (fault, memory << 30, lambda r=run, c=cell, w=way: r(c, w))
-    return found
+    fault: str
+    run: Callable[[str, str], None]
+    memory: int = 16
+    ways: tuple[str, ...] = WAYS
+    is_refused: bool = False
+    are_small: bool = True
 
 
-TRIALS = _trials()
+KINDS = {
+    kind.run.__name__: kind
+    for kind in (
+        Kind("1 unit", one_unit),
+        Kind("a batch of 0", no_rows),
+        Kind("lengths of 0", no_length),
+        Kind("0 steps", no_steps, is_refused=True),
+        Kind("0 units", no_units, ways=("native",), is_refused=True),
+        Kind("10,000 units", many_units, ways=("native", "scan"), are_small=False),
+        Kind(f"{STEPS:,} steps, forward and backward", millions, are_small=False),
+        Kind("out of memory: weights", absurd_units, 12, ("native",), is_refused=True, are_small=False),
+        Kind("out of memory: outputs", absurd_outputs, 12, is_refused=True, are_small=False),
+        Kind("out of memory: states", absurd_batch, 12, is_refused=True, are_small=False),
+    )
+}
 
-_MUST_FAIL = ("no_steps", "no_units", "absurd_units", "absurd_outputs", "absurd_batch")
 
-
-def main(name: str) -> None:
-    """Runs one; an error of the kinds that are documented is said in a line, and the status is 1."""
+def try_one(name: str, cell: str, way: str) -> str:
+    """Runs one; an error of the kinds that are documented is a line."""
+    kind = KINDS[name]
     try:
-        TRIALS[name][2]()
-    except AssertionError:
-        raise
+        kind.run(cell, way)
     except (ValueError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "Out of memory" not in str(error):
+        if not kind.is_refused or (isinstance(error, RuntimeError) and "Out of memory" not in str(error)):
             raise
-        raise SystemExit(f"clear: {type(error).__name__}: {error}") from error
-    assert not name.startswith(_MUST_FAIL), "it should have been refused"
+        return f"clear {type(error).__name__}: {error}"
+    assert not kind.is_refused, "it should have been refused"
+    return "right"
+
+
+def main(name: str, cell: str, way: str) -> None:
+    """Says how each of them ended."""
+    for one in CELLS if cell == "all" else (cell,):
+        for by in KINDS[name].ways if way == "all" else (way,):
+            print(f"{name} {one} {by}: {try_one(name, one, by)}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:4])
