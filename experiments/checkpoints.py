@@ -42,6 +42,7 @@ class Store:
         self.problem = ""
         self._saved_steps = 0
         try:
+            str(self.folder).encode()
             self.folder.mkdir(parents=True, exist_ok=True)
             # Held as long as this is open, and by nobody when the program is killed.
             self._lock = (self.folder / "lock").open("w")
@@ -53,6 +54,10 @@ class Store:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except BlockingIOError as error:
             raise Refused(f"--checkpoint: {self.folder} is in use by another program") from error
+        except UnicodeEncodeError as error:  # orbax needs UTF-8, which Python may have been told to do without
+            raise Refused(
+                f"--checkpoint: cannot write to {self.folder}: expected a name in UTF-8; PYTHONUTF8=1 may help"
+            ) from error
         except OSError as error:
             raise Refused(f"--checkpoint: cannot write to {self.folder}: {error}") from error
 

@@ -136,7 +136,8 @@ def test_sizes_that_are_not_refused_or_not_right_are_lost(monkeypatch: pytest.Mo
     monkeypatch.setattr(sizes, "KINDS", {"no_rows": sizes.Kind("a fault", sizes.no_rows, ways=("scan",))})
     said = "".join(f"no_rows {cell} scan: right\n" for cell in sizes.CELLS)
     for code, text, verdict in ((0, said, Verdict.SURVIVED), (-9, said, Verdict.LOST), (0, "", Verdict.LOST)):
-        monkeypatch.setattr(programs, "run", lambda *_, ended=programs.Ended(code, text), **__: ended)
+        ended = programs.Ended(code, text)
+        monkeypatch.setattr(programs, "run", lambda *_, ended=ended, **__: ended)
         assert [case.verdict for case in sizes.cases(Setting(Path(), 0, False))] == [verdict] * 3
 
 

@@ -58,7 +58,10 @@ def languages(folder: Path, variables: dict[str, str], trained: Path) -> Iterato
     fault = "a locale that is not UTF-8"
     these = variables | ASCII
     (place := folder / "caf\u00e9").mkdir()
-    yield programs.judge(fault, programs.run(programs.commanded(place), these), what="training in a folder caf\u00e9")
+    ended = programs.run(programs.commanded(place), these)
+    yield programs.judge(fault, ended, "--checkpoint: .*PYTHONUTF8", "checkpoints in a folder caf\u00e9")
+    ended = programs.run([*programs.IMDB, *programs.TINY[:-2], "--output", str(place / "out")], these)
+    yield programs.judge(fault, ended, what="results in a folder caf\u00e9")
     model = ["predict", "--model", str(trained), "--cell", "lstm"]
     for text in ("the film", "caf\u00e9 film \U0001f600", "film \udcff"):
         ended = programs.run([*programs.IMDB, *model, os.fsencode(text)], these)
