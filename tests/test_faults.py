@@ -99,12 +99,13 @@ def trained(folder: Path, weights: bytes, loss: float, moment: float) -> Path:
 def test_an_end_that_is_not_the_same_is_noticed(tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole", b"weights", 0.5, 1.0)
     assert same.problem(whole, trained(tmp_path / "same", b"weights", 0.5, 1.0), "lstm") is None
-    for words, *other in (
-        ("safetensors", b"Weights", 0.5, 1.0),
-        ("results", b"weights", 0.6, 1.0),
-        ("arrays", b"weights", 0.5, 1.1),
-    ):
-        assert words in str(same.problem(whole, trained(tmp_path / words, *other), "lstm"))
+    others = {
+        "safetensors": (b"Weights", 0.5, 1.0),
+        "results": (b"weights", 0.6, 1.0),
+        "arrays": (b"weights", 0.5, 1.1),
+    }
+    for words, (weights, loss, moment) in others.items():
+        assert words in str(same.problem(whole, trained(tmp_path / words, weights, loss, moment), "lstm"))
     (whole / "out" / "lstm.safetensors").unlink()
     assert "is not there" in str(same.problem(tmp_path / "same", whole, "lstm"))
 

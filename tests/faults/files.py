@@ -17,7 +17,9 @@ from tests.faults.verdicts import Case, Setting, Verdict
 
 MANY = 1000
 SECONDS = 60.0
-"""For one file, and for the start of a process."""
+"""For one file."""
+START_SECONDS = 600.0
+"""For the start of a process, which imports much."""
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -56,8 +58,9 @@ def _answers(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
     """What a process says, line by line, until it ends or says nothing for too long."""
     assert process.stdout is not None
     with process.stdout as lines:
+        seconds = START_SECONDS
         while True:
-            watch = threading.Timer(SECONDS, process.kill)
+            watch = threading.Timer(seconds, process.kill)
             watch.start()
             line = lines.readline()
             watch.cancel()
@@ -65,3 +68,4 @@ def _answers(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
                 return
             if line.startswith(b"{"):
                 yield json.loads(line)
+                seconds = SECONDS

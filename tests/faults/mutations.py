@@ -38,7 +38,7 @@ def of_json(text: str | bytes, rng: Random) -> tuple[bytes, str]:
 _ODD: list[Any] = [
     None, True, 0, 1, -1, 2, 7, 1 << 31, (1 << 63) - 1, 1 << 70, -(1 << 63), 0.5, 1e308, float("nan"), float("inf"), "",
     "a", "é", "\0", "\ud800", "/", "..", "a.b", "0", "x" * 5000, [], [[]], [1, -1], [0, 0], {}, {"": {}}, {"a": None},
-    "F32", "I64", "BF16", "lstm", "LSTM", [1 << 40, 1 << 40],
+    "F32", "I32", "F16", "lstm", "LSTM", [1 << 40, 1 << 40],
 ]  # fmt: skip
 
 
