@@ -127,30 +127,33 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
 
 def main(arguments: list[str] | None = None) -> list[report.Run]:
     """Loads the reviews, trains and reports; returns what was measured. ``predict`` is a command of its own."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with patient_output():
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: list[str]) -> list[report.Run]:
     if arguments[:1] == ["predict"]:
         predict.main(arguments[1:])
         return []
     chosen = parse(arguments)
     runtime.keep_memory()
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    with patient_output():
-        try:
-            return train_all(chosen, console)
-        except trainer.Interrupted as error:
-            console.print(str(error), soft_wrap=True)
-            raise SystemExit(130) from error
-        except KeyboardInterrupt as error:  # while there was no training to stop
-            console.print("Interrupted.")
-            raise SystemExit(130) from error
-        except FloatingPointError as error:
-            problem = f"{error}: try a --learning-rate below {chosen.learning_rate:g}"
-        except reviews.DataUnavailable as error:
-            problem = str(error)
-        except files.Refused as error:
-            problem = str(error)
-        console.print(problem, style="bold red", soft_wrap=True)
-        raise SystemExit(1)
+    try:
+        return train_all(chosen, console)
+    except trainer.Interrupted as error:
+        console.print(str(error), soft_wrap=True)
+        raise SystemExit(130) from error
+    except KeyboardInterrupt as error:  # while there was no training to stop
+        console.print("Interrupted.")
+        raise SystemExit(130) from error
+    except FloatingPointError as error:
+        problem = f"{error}: try a --learning-rate below {chosen.learning_rate:g}"
+    except reviews.DataUnavailable as error:
+        problem = str(error)
+    except files.Refused as error:
+        problem = str(error)
+    console.print(problem, style="bold red", soft_wrap=True)
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":
