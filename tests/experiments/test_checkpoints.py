@@ -174,6 +174,17 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path) -> None:
         Store(tmp_path, {"units": 6}, every=1)
 
 
+def test_settings_that_are_damaged_and_a_name_that_is_no_utf_8_are_told(tmp_path: Path) -> None:
+    save_three(tmp_path).close()
+    for damage in ("null", "3", "[1]", "{", "\xff"):
+        (tmp_path / "settings.json").write_bytes(damage.encode("latin-1"))
+        with pytest.raises(Refused, match=r"settings.json is damaged"):
+            Store(tmp_path, {"units": 5}, every=1)
+    with pytest.raises(Refused, match="expected a name in UTF-8"):
+        Store(tmp_path / "caf\udce9", {"units": 5}, every=1)
+    assert not [*tmp_path.glob("caf*")]
+
+
 def test_two_programs_do_not_share_a_folder(tmp_path: Path) -> None:
     store = save_three(tmp_path)
     with pytest.raises(Refused, match="in use by another program"):
