@@ -48,10 +48,7 @@ class Store:
             self._lock = (self.folder / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check(settings)
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP, cleanup_tmp_directories=True, enable_async_checkpointing=False
-            )
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = self._open()
         except BlockingIOError as error:
             raise Refused(f"--checkpoint: {self.folder} is in use by another program") from error
         except UnicodeEncodeError as error:  # orbax needs UTF-8, which Python may have been told to do without
@@ -122,6 +119,19 @@ class Store:
         self.last, self.problem = self._path(step), ""
         self._saved_steps = len(about.get("sums", []))
         return True
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEEP, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        )
+        try:
+            return ocp.CheckpointManager(self.folder, options=options)
+        except OSError:
+            raise
+        except Exception:  # as what orbax notes of a save, which is not needed to read it, is damaged
+            for path in self.folder.glob("*/_CHECKPOINT_METADATA"):
+                path.rename(path.with_name(f"damaged{path.name}"))
+            return ocp.CheckpointManager(self.folder, options=options)
 
     def _read(self, step: int, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), rest=ocp.args.JsonRestore())

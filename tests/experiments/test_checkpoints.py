@@ -156,6 +156,19 @@ def test_the_save_before_a_damaged_one_is_taken_and_both_are_left(tmp_path: Path
     assert noticed >= 3
 
 
+@pytest.mark.parametrize("value", ["x", [], 1e999])
+def test_what_orbax_notes_of_a_save_is_not_needed_to_read_it(tmp_path: Path, value: Any) -> None:
+    save_three(tmp_path).close()
+    path = tmp_path / "3" / "_CHECKPOINT_METADATA"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"init_timestamp_nsecs": value, "item_handlers": value}))
+    store = Store(tmp_path, {"units": 5}, every=1)
+    found = store.restore(LIKE)
+    assert found is not None and found[1]["number"] == 3
+    assert store.save({"state": LIKE["state"]}, {"sums": []}) and store.last == tmp_path / "4"
+    store.close()
+
+
 def test_nothing_is_changed_where_all_saves_are_damaged(tmp_path: Path) -> None:
     save_three(tmp_path).close()
     for path in tmp_path.glob("*/rest/metadata"):
