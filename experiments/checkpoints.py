@@ -43,21 +43,19 @@ class Store:
         self.problem = ""
         self._saved_steps = 0
         try:
+            str(self.folder).encode()
             self.folder.mkdir(parents=True, exist_ok=True)
             # Held as long as this is open, and by nobody when the program is killed.
             self._lock = (self.folder / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check(settings)
-            options = ocp.CheckpointManagerOptions(
-                create=False,
-                max_to_keep=KEEP,
-                cleanup_tmp_directories=True,
-                enable_async_checkpointing=False,
-                multiprocessing_options=_alone(),
-            )
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = self._open()
         except BlockingIOError as error:
             raise Refused(f"--checkpoint: {self.folder} is in use by another program") from error
+        except UnicodeEncodeError as error:  # orbax needs UTF-8, which Python may have been told to do without
+            raise Refused(
+                f"--checkpoint: cannot write to {self.folder}: expected a name in UTF-8; PYTHONUTF8=1 may help"
+            ) from error
         except OSError as error:
             raise Refused(f"--checkpoint: cannot write to {self.folder}: {error}") from error
 
@@ -134,6 +132,23 @@ class Store:
         self._saved_steps = len(about.get("sums", []))
         return True
 
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            max_to_keep=KEEP,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=False,
+            multiprocessing_options=_alone(),
+        )
+        try:
+            return ocp.CheckpointManager(self.folder, options=options)
+        except OSError:
+            raise
+        except Exception:  # as what orbax notes of a save, which is not needed to read it, is damaged
+            for path in self.folder.glob("*/_CHECKPOINT_METADATA"):
+                path.rename(path.with_name(f"damaged{path.name}"))
+            return ocp.CheckpointManager(self.folder, options=options)
+
     def _read(self, step: int, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), rest=ocp.args.JsonRestore())
         found: Any = self._manager.restore(step, args=args)
@@ -154,8 +169,8 @@ class Store:
         if not path.exists():
             replace(path, text)
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise Refused(f"--checkpoint: {path} is damaged ({error}); name another folder") from error
         wanted = json.loads(text)
         if other := [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]:

@@ -191,7 +191,11 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
 
 def main(arguments: list[str] | None = None) -> list[report.Run]:
     """Loads the reviews, trains and reports; returns what was measured. ``predict`` is a command of its own."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with patient_output():
+        return _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: list[str]) -> list[report.Run]:
     if arguments[:1] == ["predict"]:
         predict.main(arguments[1:])
         return []
@@ -199,21 +203,23 @@ def main(arguments: list[str] | None = None) -> list[report.Run]:
     runtime.keep_memory()
     devices.ask_for(chosen.devices)
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    with patient_output():
-        try:
-            with processes.together(chosen, trainer.Interrupted, FloatingPointError):
-                console.quiet = not processes.is_first()
-                return train_all(chosen, console)
-        except trainer.Interrupted as error:
-            console.print(str(error), soft_wrap=True)
-            raise SystemExit(130) from error
-        except FloatingPointError as error:
-            problem = f"{error}: try a --learning-rate below {chosen.learning_rate:g}"
-        except (reviews.DataUnavailable, files.Refused) as error:
-            problem = str(error) if processes.is_first() else f"Process {jax.process_index()}: {error}"
-            console.quiet = False  # the other processes do not have it
-        console.print(problem, style="bold red", soft_wrap=True)
-        raise SystemExit(1)
+    try:
+        with processes.together(chosen, trainer.Interrupted, FloatingPointError):
+            console.quiet = not processes.is_first()
+            return train_all(chosen, console)
+    except trainer.Interrupted as error:
+        console.print(str(error), soft_wrap=True)
+        raise SystemExit(130) from error
+    except KeyboardInterrupt as error:  # while there was no training to stop
+        console.print("Interrupted.")
+        raise SystemExit(130) from error
+    except FloatingPointError as error:
+        problem = f"{error}: try a --learning-rate below {chosen.learning_rate:g}"
+    except (reviews.DataUnavailable, files.Refused) as error:
+        problem = str(error) if processes.is_first() else f"Process {jax.process_index()}: {error}"
+        console.quiet = False  # the other processes do not have it
+    console.print(problem, style="bold red", soft_wrap=True)
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

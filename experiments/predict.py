@@ -8,6 +8,7 @@ Models are read from the folder in which python experiments/imdb.py has left the
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -40,15 +41,27 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     try:
         models = saved.load_all(options.model, options.cell)
-        texts = [*options.texts, *(path.read_text(encoding="utf-8") for path in options.file)]
+        texts = [*options.texts, *(_text(str(path), path.read_bytes()) for path in options.file)]
         if not texts:
-            texts = [sys.stdin.read()]
+            content = getattr(sys.stdin, "buffer", sys.stdin).read()  # a stream of text where somebody has replaced it
+            texts = [_text("standard input", content)]
         for model in models:
             print(model)
             for text in texts:
                 print("\n".join(verdict(model, text)))
+    except BrokenPipeError:  # whoever reads this has had enough
+        raise
     except (saved.ModelUnavailable, ValueError, OSError) as error:
         raise SystemExit(f"imdb.py predict: {error}") from error
+
+
+def _text(where: str, content: bytes | str) -> str:
+    """What a file says; ``where`` it is, for errors."""
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        return io.StringIO(text, newline=None).read()  # ends of lines as in any text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: expected text in UTF-8, got something else: {error}") from error
 
 
 def verdict(model: saved.Model, text: str) -> list[str]:

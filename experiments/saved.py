@@ -5,10 +5,10 @@ tell the number of each word, and which words the model has never met.
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from experiments import reviews
 from experiments.model import Classifier, build
 from experiments.report import TITLES, Run
 from flax_rnn import convert
+
+_MOST = 1 << 24  # words of a review, or of a vocabulary: more is damage
 
 
 class ModelUnavailable(RuntimeError):
@@ -51,7 +53,7 @@ class Model:
     def __str__(self) -> str:
         return f"{TITLES[self.cell]} trained on {self.data}, seed {self.seed}, test accuracy {self.accuracy:.3f}"
 
-    @cached_property
+    @functools.cached_property
     def numbers(self) -> dict[str, int]:
         """The number of each word."""
         return reviews.number(self.words)
@@ -108,13 +110,34 @@ def load(folder: Path, cell: str) -> Model:
         )
     try:
         content = json.loads(about.read_text())
-        classifier = build(cell, 0, argparse.Namespace(**content["settings"]), dropout=0.0, recurrent_dropout=0.0)
+        _check(content)
+        fresh = functools.partial(
+            build, cell, 0, argparse.Namespace(**content["settings"]), dropout=0.0, recurrent_dropout=0.0
+        )
+        # The sizes are those of the weights before anything of these sizes is made.
+        shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(fresh), nnx.Param))
+        arrays = convert.load_safetensors(weights, shapes)
+        classifier = fresh()
         state = nnx.state(classifier, nnx.Param)
-        nnx.replace_by_pure_dict(state, convert.load_safetensors(weights, nnx.to_pure_dict(state)))
+        nnx.replace_by_pure_dict(state, arrays)
         nnx.update(classifier, state)
         return Model(**content, classifier=classifier)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         raise ModelUnavailable(f"{about} and {weights} are not those of a model: {error!r}") from error
+
+
+_KINDS = {"cell": str, "data": str, "seed": int, "accuracy": float, "settings": dict, "words": list}
+
+
+def _check(content: Any) -> None:
+    """Raises ``ValueError`` unless this is what ``save`` writes of a model."""
+    if not isinstance(content, dict) or any(not isinstance(content.get(name), kind) for name, kind in _KINDS.items()):
+        raise ValueError(f"expected an object with {', '.join(_KINDS)}")
+    if not all(isinstance(word, str) for word in content["words"]):
+        raise ValueError("words: expected strings")
+    for name in ("num_words", "maxlen"):
+        if type(value := content["settings"].get(name)) is not int or not 1 <= value < _MOST:
+            raise ValueError(f"{name}: expected a whole number from 1 to {_MOST:,}, got {value!r}")
 
 
 def load_all(folder: Path, cell: str | None) -> list[Model]:

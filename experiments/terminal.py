@@ -17,17 +17,27 @@ from experiments.training import Score
 
 @contextmanager
 def patient_output() -> Generator[None]:
-    """Letters that the output cannot have become question marks, and a reader that has gone away ends the program."""
+    """Letters that the output cannot have become question marks; where it cannot be written, the program ends quietly.
+
+    Streams that are closed are as if nobody read them, and had nothing to say.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (as long as the program runs)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # not there where somebody has replaced it
         if reconfigure is not None:
             reconfigure(errors="replace")
     try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
         # Python would try to write what is left once more, at its very end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # a reader that has gone away knows
+            print(f"imdb.py: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

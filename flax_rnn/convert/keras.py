@@ -55,7 +55,9 @@ def load(
 
     def convert(name: str, where: str, places: list[Place]) -> dict[Path, np.ndarray]:
         nodes = {
-            (*at, *inner): node for at, tree in places for inner, node in nodes_in(f"target: {'/'.join(at)}", tree)
+            (*at, *inner): node
+            for at, tree in places
+            for inner, node in nodes_in(f"{where}: target: {'/'.join(at)}", tree)
         }
         arrays = [as_array(where, array) for array in layers[name].arrays]
         parts = zip(nodes, assign(where, arrays, [*nodes.values()], cudnn), strict=True)

@@ -34,10 +34,11 @@ def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:
       A tree of NumPy arrays, in the dtypes of the file.
 
     Raises:
-      ConversionError: for files that are broken, and for names or shapes other than those of ``like``.
+      ConversionError: for files that are broken, or have other than floating-point arrays, and for names or shapes
+        other than those of ``like``.
       OSError: if there is no such file.
     """
-    arrays = read_arrays(path)
+    arrays = {name: as_array(f"{os.fspath(path)}: {name}", array) for name, array in read_arrays(path).items()}
     if like is None:
         return _tuples(_nested(os.fspath(path), arrays))
     expected = _flat("", like)

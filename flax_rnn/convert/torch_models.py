@@ -66,7 +66,9 @@ def load_torch(state: Any, target: Any, *, prefix: str = "", names: Names | None
 def _recurrent(where: str, state: State, places: list[Place]) -> dict[Path, np.ndarray]:
     """The weights of the layers of one module, for the cells that are at ``places``."""
     nodes = [
-        ((*path, *inner), node) for path, tree in places for inner, node in nodes_in("/".join(path) or "target", tree)
+        ((*path, *inner), node)
+        for path, tree in places
+        for inner, node in nodes_in(f"{where}: {'/'.join(path) or 'target'}", tree)
     ]
     try:
         layers = from_torch(state)

@@ -63,6 +63,11 @@ def test_errors(tmp_path: Path) -> None:
         load_safetensors(path, like={"a": np.ones((1, 2)), "c": np.ones(1)})
     with pytest.raises(ConversionError, match=r"a: expected shape \(2, 1\), got \(1, 2\)"):
         load_safetensors(path, like={"a": np.ones((2, 1)), "b": np.ones(1)})
+    numpy.save_file({"x": np.ones(2, "i4")}, other := tmp_path / "integers.safetensors")
+    with pytest.raises(
+        ConversionError, match=r"integers.safetensors: x: expected floating-point numbers, got dtype int32"
+    ):
+        load_safetensors(other)
     content = path.read_bytes()
     for broken in (b"", content[:20], content[:-4], b"\xff" * 100):
         path.write_bytes(broken)

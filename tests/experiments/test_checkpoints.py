@@ -156,6 +156,19 @@ def test_the_save_before_a_damaged_one_is_taken_and_both_are_left(tmp_path: Path
     assert noticed >= 3
 
 
+@pytest.mark.parametrize("value", ["x", [], 1e999])
+def test_what_orbax_notes_of_a_save_is_not_needed_to_read_it(tmp_path: Path, value: Any) -> None:
+    save_three(tmp_path).close()
+    path = tmp_path / "3" / "_CHECKPOINT_METADATA"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"init_timestamp_nsecs": value, "item_handlers": value}))
+    store = Store(tmp_path, {"units": 5}, every=1)
+    found = store.restore(LIKE)
+    assert found is not None and found[1]["number"] == 3
+    assert store.save({"state": LIKE["state"]}, {"sums": []}) and store.last == tmp_path / "4"
+    store.close()
+
+
 def test_nothing_is_changed_where_all_saves_are_damaged(tmp_path: Path) -> None:
     save_three(tmp_path).close()
     for path in tmp_path.glob("*/rest/metadata"):
@@ -172,6 +185,17 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path) -> None:
     save_three(tmp_path).close()
     with pytest.raises(Refused, match=r"units: expected 5 as in .*settings.json, got 6"):
         Store(tmp_path, {"units": 6}, every=1)
+
+
+def test_settings_that_are_damaged_and_a_name_that_is_no_utf_8_are_told(tmp_path: Path) -> None:
+    save_three(tmp_path).close()
+    for damage in ("null", "3", "[1]", "{", "\xff"):
+        (tmp_path / "settings.json").write_bytes(damage.encode("latin-1"))
+        with pytest.raises(Refused, match=r"settings.json is damaged"):
+            Store(tmp_path, {"units": 5}, every=1)
+    with pytest.raises(Refused, match="expected a name in UTF-8"):
+        Store(tmp_path / "caf\udce9", {"units": 5}, every=1)
+    assert not [*tmp_path.glob("caf*")]
 
 
 def test_two_programs_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import argparse
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +114,47 @@ def test_missing_and_broken_models_are_named(folder: Path, tmp_path: Path) -> No
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SystemExit, match="are not those of a model"):
             predict.main(["good", "--model", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("words", 3), {}, "words: expected strings"),
+        (("settings", "maxlen"), 1 << 40, "maxlen: expected a whole number from 1 to"),
+        (("settings", "num_words"), "60", "num_words: expected a whole number from 1 to"),
+        (("settings", "units"), 1 << 20, "expected shape"),
+        (("accuracy",), None, "expected an object with cell, data, seed, accuracy"),
+    ],
+)
+def test_what_a_damaged_model_says_is_checked(
+    place: tuple[Any, ...], value: Any, message: str, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gru.safetensors").write_bytes((folder / "gru.safetensors").read_bytes())
+    content: Any = json.loads((folder / "gru.json").read_text())
+    node = content
+    for name in place[:-1]:
+        node = node[name]
+    node[place[-1]] = value
+    (tmp_path / "gru.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=f"gru.json and .* are not those of a model: .*{message}"):
+        predict.main(["good", "--model", str(tmp_path)])
+
+
+def test_what_is_no_text_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path := tmp_path / "review").write_bytes(b"film \xff")
+    with pytest.raises(SystemExit, match=r"predict: .*review: expected text in UTF-8, got something else"):
+        predict.main(["--file", str(path), "--model", str(folder)])
+    with path.open() as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", stream)
+        with pytest.raises(SystemExit, match="predict: standard input: expected text in UTF-8"):
+            predict.main(["--model", str(folder)])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("ending", "status"), [(">&- 2>&- <&-", 0), ("> /dev/full", 1), ("| true", 1)])
+def test_streams_that_cannot_be_written(ending: str, status: int, folder: Path) -> None:
+    program = Path(imdb.__file__)
+    line = f"set -o pipefail; {sys.executable} {program} predict film --model {folder} --cell gru {ending}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=300)
+    assert done.returncode == status and "Traceback" not in done.stderr
+    assert ("No space left on device" in done.stderr) == ("full" in ending)
