@@ -82,11 +82,7 @@ def read(data_dir: str | os.PathLike[str] | None = None) -> tuple[Texts, Texts]:
         Exception: what else tfds, requests or the disk give rise to; without a network,
             `requests.ConnectionError`.
     """
-    builder = ImdbReviews(data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(force_checksums_validation=True),
-    )
+    builder = _prepared(data_dir)
     if not builder.info.splits:
         raise ValueError(f"{builder.data_dir} holds no dataset_info.json that lists the splits")
     if not any(format.value in READABLE for format in builder.info.available_file_formats()):
@@ -98,12 +94,30 @@ def read(data_dir: str | os.PathLike[str] | None = None) -> tuple[Texts, Texts]:
     return _split(builder, "train"), _split(builder, "test")
 
 
+def _prepared(data_dir: str | os.PathLike[str] | None) -> ImdbReviews:
+    builder = ImdbReviews(data_dir=data_dir)
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(force_checksums_validation=True),
+        )
+    except OSError:
+        if not Path(builder.data_dir).is_dir():
+            raise
+        builder = ImdbReviews(data_dir=data_dir)  # another program has prepared the same meanwhile
+    return builder
+
+
 def _split(builder: Any, name: str) -> Texts:
-    source = builder.as_data_source(name)
-    expected = builder.info.splits[name].num_examples
-    if len(source) != expected:
+    source, split = builder.as_data_source(name), builder.info.splits[name]
+    expected, held = split.num_examples, len(source)
+    if builder.info.file_format.value == "array_record":  # whose source says what the description says
+        from array_record.python.array_record_module import ArrayRecordReader  # Linux has it, others may not
+
+        held = sum(ArrayRecordReader(os.fspath(path)).num_records() for path in split.filepaths)
+    if not len(source) == held == expected:
         raise ValueError(
-            f"{builder.data_dir} should hold {expected} {name} reviews, it holds {len(source)}. "
+            f"{builder.data_dir} should hold {expected} {name} reviews, it holds {held}. "
             "Delete it to prepare the data anew"
         )
     rows = source.__getitems__(range(expected))

@@ -127,6 +127,26 @@ def test_the_stock_builder_reads_what_we_prepare(prepared: Path) -> None:
     assert [row["text"] for row in stock.as_data_source("unsupervised")] == [b"no label"]
 
 
+def test_what_another_program_has_prepared_meanwhile_is_read(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    prepare: Any = imdb_source.ImdbReviews._download_and_prepare
+
+    def overtaken(*args: Any, **options: Any) -> None:
+        prepare(*args, **options)
+        shutil.copytree(prepared / "imdb_reviews", other / "imdb_reviews", dirs_exist_ok=True)
+
+    monkeypatch.setattr(imdb_source.ImdbReviews, "_download_and_prepare", overtaken)
+    assert _as_dict(imdb_source.read(other)[1]) == REVIEWS["test"]
+    shutil.rmtree(other)
+    monkeypatch.setattr(
+        imdb_source.ImdbReviews, "_download_and_prepare", lambda *_, **__: (_ for _ in ()).throw(OSError())
+    )
+    with pytest.raises(OSError):
+        imdb_source.read(other)
+
+
 def test_an_archive_that_was_downloaded_needs_no_network(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(prepared / "imdb_reviews")
     _use_proxy(monkeypatch, port=9)
@@ -175,6 +195,13 @@ def test_lost_reviews_are_noticed(tmp_path: Path, network: None, trusted: None) 
         imdb_source.read(tmp_path)
 
 
+def test_a_description_of_fewer_reviews_than_there_are_is_noticed(prepared: Path) -> None:
+    info = prepared / FOLDER / "dataset_info.json"
+    info.write_text(info.read_text().replace('"3"', '"2"'))
+    with pytest.raises(ValueError, match="should hold 2 train reviews, it holds 3"):
+        imdb_source.read(prepared)
+
+
 def test_tfrecord_is_refused_by_name(prepared: Path) -> None:
     info = prepared / FOLDER / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
@@ -193,5 +220,5 @@ def test_a_folder_without_description_is_refused(prepared: Path) -> None:
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
 def test_damaged_files_are_errors(prepared: Path, damage: Any) -> None:
     damage(next((prepared / FOLDER).glob("*train*")))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="should hold 3 train reviews, it holds 0"):
         imdb_source.read(prepared)

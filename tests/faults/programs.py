@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -86,12 +85,10 @@ def start(
     largest_file: int | None = None,
     **options: Any,
 ) -> subprocess.Popen[bytes]:
-    """A program that has begun, the first of a group of processes, with limits from its first moments on."""
+    """A program that has begun, the first of a group of processes, with limits."""
     options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT, "cwd": ROOT} | options
-    process: Any = subprocess.Popen(command, env=variables, process_group=0, **options)
-    resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
-    if largest_file is not None:
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    limits = ["prlimit", f"--as={memory}", *([] if largest_file is None else [f"--fsize={largest_file}"]), "--"]
+    process: Any = subprocess.Popen([*limits, *command], env=variables, process_group=0, **options)
     return process
 
 
