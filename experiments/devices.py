@@ -16,11 +16,15 @@ AXIS = "data"
 
 
 def ask_for(count: int | None) -> None:
-    """Has jax make so many devices of a processor, if it has not started yet; other devices are what they are."""
+    """Has jax make enough devices of a processor, if it has not started yet; other devices are what they are.
+
+    XLA has a thread for each, and one that waits for the others blocks its own. With none to spare, programs were seen
+    to wait for ever, so there are twice as many as are used.
+    """
     if count is None:
         return
     with contextlib.suppress(RuntimeError):  # it has; `make_mesh` tells if these are too few
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", 2 * count if count > 1 else 1)
 
 
 def make_mesh(options: argparse.Namespace) -> Mesh | None:
