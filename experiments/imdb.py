@@ -13,6 +13,8 @@ The second command asks the models that the first has left; predict --help expla
 import argparse
 import hashlib
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +99,17 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
     runs: list[report.Run] = []
     paths: list[Path] = []
 
-    def write(run: report.Run) -> None:
-        everything = [*(one for one in runs if one is not run), run]
+    @contextmanager
+    def told() -> Generator[None]:
         try:
-            paths[:3] = report.write(everything, data.name, data.is_imdb, settings, chosen.output)
+            yield
         except OSError as error:  # training is worth more than a picture of it
             console.print(f"--output: {error}", style="bold red", soft_wrap=True)
+
+    def write(run: report.Run) -> None:
+        everything = [*(one for one in runs if one is not run), run]
+        with told():
+            paths[:3] = report.write(everything, data.name, data.is_imdb, settings, chosen.output)
 
     with Stop() as stop:
         for cell in cells:
@@ -119,7 +126,8 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
                 runs.append(run)
                 write(run)
                 if seed == chosen.seed:
-                    paths += saved.save(chosen.output, run, params, data, settings)
+                    with told():
+                        paths += saved.save(chosen.output, run, params, data, settings)
     report.show(runs, data.name, data.is_imdb, console)
     console.print("Wrote " + ", ".join(map(str, paths)), soft_wrap=True)
     return runs
