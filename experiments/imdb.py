@@ -13,6 +13,8 @@ The second command asks the models that the first has left; predict --help expla
 import argparse
 import hashlib
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +158,19 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
     runs: dict[tuple[str, int], report.Run] = {}
     paths: list[Path] = []
 
+    @contextmanager
+    def told() -> Generator[None]:
+        try:
+            yield
+        except OSError as error:  # training is worth more than a picture of it
+            console.print(f"--output: {error}", style="bold red", soft_wrap=True)
+
     def write(trained: list[report.Run]) -> None:
         runs.update({(run.cell, run.seed): run for run in trained})
         if not processes.is_first():
             return
-        try:
+        with told():
             paths[:3] = report.write([*runs.values()], data.name, data.is_imdb, settings, chosen.output)
-        except OSError as error:  # training is worth more than a picture of it
-            console.print(f"--output: {error}", style="bold red", soft_wrap=True)
 
     with processes.Stop() as stop:
         for cell in cells:
@@ -182,8 +189,9 @@ def train_all(chosen: argparse.Namespace, console: Console) -> list[report.Run]:
                 write([run for run, _ in trained])
                 if chosen.seed in seeds and processes.is_first():
                     run, params = trained[0]
-                    paths += saved.save(chosen.output, run, params, data, settings)
-                    paths += exports.write(chosen.output, cell, params, chosen)
+                    with told():
+                        paths += saved.save(chosen.output, run, params, data, settings)
+                        paths += exports.write(chosen.output, cell, params, chosen)
     report.show([*runs.values()], data.name, data.is_imdb, console)
     console.print("Wrote " + ", ".join(map(str, paths)), soft_wrap=True)
     return [*runs.values()]

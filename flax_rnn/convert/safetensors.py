@@ -17,9 +17,14 @@ def save_safetensors(path: str | os.PathLike[str], tree: Any) -> None:
 
     Raises:
       ConversionError: for leaves that are not floating-point arrays, for empty containers, and for names with dots.
+      OSError: if it cannot be written.
     """
     arrays = {name: np.asarray(as_array(name, leaf), order="C") for name, leaf in _flat("", tree).items()}
-    require("safetensors.numpy").save_file(arrays, os.fspath(path))
+    save_file, safetensors = require("safetensors.numpy").save_file, require("safetensors")
+    try:
+        save_file(arrays, os.fspath(path))
+    except safetensors.SafetensorError as error:  # what the library makes of an OSError
+        raise OSError(f"{os.fspath(path)}: {error}") from error
 
 
 def load_safetensors(path: str | os.PathLike[str], like: Any = None) -> Any:

@@ -78,3 +78,5 @@ def test_errors(tmp_path: Path) -> None:
         load_safetensors(path)
     with pytest.raises(FileNotFoundError):
         load_safetensors(tmp_path / "missing.safetensors")
+    with pytest.raises(OSError, match=r"none/model.safetensors: .*No such file"):
+        save_safetensors(tmp_path / "none" / "model.safetensors", {"a": np.ones(1)})

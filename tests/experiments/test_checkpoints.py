@@ -313,6 +313,19 @@ def test_an_output_that_cannot_be_written_is_noticed_ahead_of_training(
 
 
 @pytest.mark.full
+def test_a_disk_that_is_full_when_the_model_is_saved_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiments.saved.save", fail)
+    assert imdb.main([*SMALL, "--epochs", "1", "--output", str(tmp_path)])
+    assert "--output: [Errno 28] No space left on device" in capsys.readouterr().out
+    assert (tmp_path / "results.json").is_file()
+
+
+@pytest.mark.full
 def test_output_that_has_no_such_letters_and_a_reader_that_goes_away(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     arguments = command("--output", str(tmp_path))

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -96,15 +95,16 @@ def run(
     command: Sequence[str | bytes], variables: Mapping[str, str], *, seconds: float = SECONDS, **options: Any
 ) -> Ended:
     """A program from start to end, or until its time is over."""
-    with tempfile.TemporaryFile() as said:
-        process = start(command, variables, output=said, **options)
-        try:
-            code: int | None = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            kill(process)
-            code = None
-        said.seek(0)
-        return Ended(code, said.read().decode(errors="replace"))
+    # Through a pipe, as a file of what it says would count for its limits.
+    process = start(command, variables, output=subprocess.PIPE, **options)
+    try:
+        said, _ = process.communicate(timeout=seconds)
+        code: int | None = process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        code = None
+    return Ended(code, said.decode(errors="replace"))
 
 
 def kill(process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> int:
