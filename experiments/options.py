@@ -112,7 +112,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:  # pyright: ignore (as 
     )  # fmt: skip
     add("--every", type=count(), metavar="STEPS", help="save after so many steps, and after each epoch [250]")
     add("--log", type=Path, metavar="FILE", help="note each few steps and each epoch there, as lines of JSON")
-    add("--tensorboard", type=Path, metavar="DIR", help="and there, for TensorBoard; needs tensorboardX")
+    add("--tensorboard", type=Path, metavar="DIR", help="note the same there, for TensorBoard; needs tensorboardX")
     add(
         "--export", nargs="+", choices=EXPORTS, default=[], metavar="FORMAT",
         help="write the model also as CELL.keras (keras) or as what jax runs by itself, CELL.jax (jax)",

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -17,7 +17,9 @@ from jax.experimental import multihost_utils
 
 from experiments import terminal
 from experiments.files import Refused
-from experiments.watch import Watch
+
+if TYPE_CHECKING:
+    from experiments.watch import Watch
 
 
 @contextmanager
@@ -62,7 +64,9 @@ def _end() -> None:
     os._exit(1)
 
 
-def _begin(options: argparse.Namespace) -> Watch:
+def _begin(options: argparse.Namespace) -> "Watch":
+    from experiments.watch import Watch  # which needs inner parts of jax, for several processes only
+
     by_hand: dict[str, Any] = {}
     if options.coordinator:
         by_hand = {
