@@ -23,7 +23,10 @@ Faults, brought about on purpose. `python -m tests.faults` tries them, and write
   written once: the formats of weights have no checksum for them.
 - *clear error*: a message that names what is wrong, of the kinds that the documentation names; no traceback of ours.
 - *lost*: anything else, such as a crash, a hang, more memory than allowed, wrong shapes, other bits, and a traceback
-  where somebody made a mistake.
+  where somebody made a mistake. What libraries log of their own threads is none: orbax and tensorstore write hundreds
+  of lines where a disk is full, ahead of our one.
+- A limit of time holds for each, of memory too: 2 GiB beyond what the process has for a file of some KiB, 12 to 16 GiB
+  of addresses for a program.
 """
 
 
