@@ -16,7 +16,6 @@ from tests.faults import files, kills, mutations, numbers, programs, reading, re
 from tests.faults.subjects import Subject
 from tests.faults.verdicts import Case, Setting, Verdict
 
-
 TRACEBACK = """\
 Traceback (most recent call last):
   File "imdb.py", line 1, in <module>
