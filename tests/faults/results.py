@@ -70,7 +70,7 @@ def page(groups: Mapping[str, Mapping[str, Any]]) -> str:
     names = ("tried", "survived", "changed", "clear error", "lost")
     every = [row for group in groups.values() for row in group["rows"]]
     lines = [
-        [group, row["fault"], *(f"{row[name]:,}" for name in names)] for group in groups for row in _rows(groups[group])
+        [group, row["fault"].replace("|", r"\|"), *(f"{row[name]:,}" for name in names)] for group in groups for row in _rows(groups[group])
     ]
     lines.append(["all", "", *(f"{sum(row[name] for row in every):,}" for name in names)])
     parts = ["# Faults\n", _ABOUT, tables.markdown(["group", "fault", *names], lines, 2)]
