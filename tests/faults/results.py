@@ -70,7 +70,9 @@ def page(groups: Mapping[str, Mapping[str, Any]]) -> str:
     names = ("tried", "survived", "changed", "clear error", "lost")
     every = [row for group in groups.values() for row in group["rows"]]
     lines = [
-        [group, row["fault"].replace("|", r"\|"), *(f"{row[name]:,}" for name in names)] for group in groups for row in _rows(groups[group])
+        [name, row["fault"].replace("|", r"\|"), *(f"{row[figure]:,}" for figure in names)]
+        for name, group in groups.items()
+        for row in group["rows"]
     ]
     lines.append(["all", "", *(f"{sum(row[name] for row in every):,}" for name in names)])
     parts = ["# Faults\n", _ABOUT, tables.markdown(["group", "fault", *names], lines, 2)]
@@ -78,10 +80,6 @@ def page(groups: Mapping[str, Mapping[str, Any]]) -> str:
         parts.append("What was lost:\n\n" + "\n".join(lost) + "\n")
     parts.append("\n".join(f"- {name}: {_origin(group)}" for name, group in groups.items()) + "\n")
     return "\n".join(parts)
-
-
-def _rows(group: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return group["rows"]
 
 
 def _origin(group: Mapping[str, Any]) -> str:
