@@ -16,6 +16,13 @@ from tests.faults import files, kills, mutations, numbers, programs, reading, re
 from tests.faults.subjects import Subject
 from tests.faults.verdicts import Case, Setting, Verdict
 
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "imdb.py", line 1, in <module>
+    main()
+KeyError: 'a'
+"""
+
 
 @pytest.mark.parametrize(
     ("code", "text", "verdict"),
@@ -23,8 +30,10 @@ from tests.faults.verdicts import Case, Setting, Verdict
         (0, "done", Verdict.SURVIVED),
         (1, "no space, it says", Verdict.CLEAR),
         (1, "something", Verdict.LOST),
-        (1, "no space\nTraceback (most recent call last):\n", Verdict.LOST),
-        (0, "Traceback (most recent call last):\n", Verdict.LOST),
+        (1, f"no space\n{TRACEBACK}", Verdict.LOST),
+        (0, TRACEBACK, Verdict.LOST),
+        (0, "Exception in thread Thread-1:\n", Verdict.LOST),
+        (0, TRACEBACK.replace("<module>", "inner"), Verdict.SURVIVED),
         (-11, "no space", Verdict.LOST),
         (None, "no space", Verdict.LOST),
     ],

@@ -28,7 +28,11 @@ SECONDS = 240.0
 MEMORY = 16 << 30
 """Of addresses, of which jax takes a few GiB without using them."""
 
-_OURS = re.compile(r"Traceback \(most recent call last\)|Fatal Python error|Segmentation fault|terminate called")
+_OURS = re.compile(
+    r"Traceback \(most recent call last\):\n(  .*\n)*?  File .*, in <module>"
+    r"|Exception in thread|Fatal Python error|Segmentation fault|terminate called"
+)
+"""What ends a program, or a part of it; not what a library logs of what it was told, with frames of its own alone."""
 
 
 class Ended(NamedTuple):
