@@ -261,7 +261,7 @@ def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_bits(tmp_pat
     kept = []
     for name in ("whole", "killed"):
         last = [*arguments[:-1], str(tmp_path / f"saves-{name}"), "--output", str(tmp_path / name)]
-        waits = np.random.default_rng(0).uniform(2, 9, 6) if name == "killed" else []
+        waits = np.random.default_rng(0).uniform(2, 9, 2) if name == "killed" else []
         for wait in waits:
             process = subprocess.Popen(command(*last), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(wait)
