@@ -152,6 +152,10 @@ def _spec(ndim: int, axis: int | None, divided: Any) -> P:
     return P(*(divided if one == axis else None for one in range(ndim)))
 
 
+def _specs(arrays: Sequence[Any], axes: Sequence[int | None], divided: Any) -> list[P]:
+    return [_spec(len(one.shape), axis, divided) for one, axis in zip(arrays, axes, strict=True)]
+
+
 def _lower(context: Any, *operands: Any, devices: Any, **parameters: Any) -> Any:
     del devices
     function: Any = functools.partial(_call, *(parameters[name] for name in ("call", "rows", "results")))
@@ -194,7 +198,7 @@ def _partition(
     names, mesh = _names(mesh, operands, rows)
 
     def shardings(arrays: Sequence[Any], axes: Sequence[int | None]) -> list[NamedSharding]:
-        return [NamedSharding(mesh, _spec(len(one.shape), axis, names)) for one, axis in zip(arrays, axes, strict=True)]
+        return [NamedSharding(mesh, spec) for spec in _specs(arrays, axes, names)]
 
     own = functools.partial(_own, call, rows, results, names)
     return mesh, own, shardings(shapes, rows.results), tuple(shardings(operands, rows.operands))
@@ -210,14 +214,11 @@ def _mapped(mesh: Any, operands: Sequence[Any], *, call: Call, rows: Rows, resul
     """The call on axes of type Explicit only, where nothing is left for XLA to decide."""
     names = _divided([operand.sharding for operand in operands], rows.operands)
 
-    def specs(arrays: Sequence[Any], axes: Sequence[int | None]) -> tuple[P, ...]:
-        return tuple(_spec(len(one.shape), axis, names) for one, axis in zip(arrays, axes, strict=True))
-
     return jax.shard_map(
         functools.partial(_own, call, rows, results, names),
         mesh=mesh,
-        in_specs=specs(operands, rows.operands),
-        out_specs=[*specs(results, rows.results)],
+        in_specs=tuple(_specs(operands, rows.operands, names)),
+        out_specs=_specs(results, rows.results, names),
         check_vma=False,
     )
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
+from stopping import StopAfter
 
 from experiments import imdb, report, reviews, trainer
 from experiments.checkpoints import Store
 from experiments.files import Refused, prepare, replace
 from experiments.model import build
-from experiments.terminal import Stop
 from experiments.training import Score
 
 ROOT = Path(__file__).parents[2]
@@ -45,18 +45,6 @@ def leaves(params: Any) -> list[np.ndarray]:
 def figures(run: report.Run) -> dict[str, Any]:
     """What does not depend on the clock."""
     return {name: getattr(run, name) for name in (*report.SCORES, "parameters", "reviews")}
-
-
-class StopAfter(Stop):
-    """Asks to stop after so many questions."""
-
-    def __init__(self, questions: int):
-        self.left = questions
-
-    @property
-    def signal(self) -> int | None:  # pyright: ignore (an attribute there)
-        self.left -= 1
-        return signal.SIGINT if self.left < 0 else None
 
 
 def stopped(folder: Path, chosen: argparse.Namespace, questions: int, every: int = 20) -> tuple[report.Run, Any]:

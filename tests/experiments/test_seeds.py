@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
+from stopping import StopAfter
 
 from experiments import imdb, report, reviews, trainer
 from experiments.checkpoints import Store
-from experiments.terminal import Stop
 from experiments.training import Batch, Steps, train_steps
 
 SILENT = Console(quiet=True)
@@ -74,18 +74,6 @@ def test_a_seed_that_stops_keeps_its_best_while_others_go_on() -> None:
     together = trainer.train_seeds("simple_rnn", SEEDS, DATA, chosen, SILENT)
     assert len({len(run.test) for run, _ in alone}) > 1, "they all stop together"
     assert_alike(together, alone, rtol=1e-2)
-
-
-class StopAfter(Stop):
-    """Asks to stop after so many questions."""
-
-    def __init__(self, questions: int):
-        self.left = questions
-
-    @property
-    def signal(self) -> int | None:  # pyright: ignore (an attribute there)
-        self.left -= 1
-        return 2 if self.left < 0 else None
 
 
 def test_seeds_that_are_interrupted_all_the_time_end_with_the_same_bits(tmp_path: Path) -> None:
