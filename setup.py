@@ -1,4 +1,4 @@
-"""The native kernels, once for each kind of processor; where they cannot be compiled, the package does without."""
+"""The native kernels, once for each kind of processor, and CUDA's launch; what cannot be compiled is left out."""
 
 import copy
 import os
@@ -10,11 +10,24 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-NATIVE = Path("flax_rnn/implementations/native")
-BUILDS = runpy.run_path(str(NATIVE / "builds.py"))
-DIGEST = BUILDS["digest"]()
+NATIVE, CUDA = Path("flax_rnn/implementations/native"), Path("flax_rnn/implementations/cuda")
+BUILDS, CUDA_BUILDS = (runpy.run_path(str(folder / "builds.py")) for folder in (NATIVE, CUDA))
 SOURCES = sorted(str(path) for path in (NATIVE / "src").glob("*.cc"))
 HEADERS = sorted(str(path) for path in (NATIVE / "src").glob("*.h"))
+
+
+def library(name, sources, digest, options, **others):
+    """An extension that uses nothing of Python, and says of which sources it is."""
+    return Extension(
+        name,
+        sources,
+        include_dirs=[jax.ffi.include_dir()],
+        define_macros=[("FLAX_RNN_DIGEST", f'"{digest}"')],
+        extra_compile_args=["-std=gnu++17", "-O3", "-g0", *options],
+        language="c++",
+        optional=True,
+        **others,
+    )
 
 
 class BuildKernels(build_ext):
@@ -32,7 +45,8 @@ class BuildKernels(build_ext):
     def build_extension(self, ext):
         """Compiles it, unless the checkout has a library of these very sources."""
         there = Path(self.get_ext_filename(ext.name))
-        if not self.force and there.is_file() and DIGEST.encode() in there.read_bytes():
+        digest = dict(ext.define_macros)["FLAX_RNN_DIGEST"].strip('"')
+        if not self.force and there.is_file() and digest.encode() in there.read_bytes():
             to = Path(self.get_ext_fullpath(ext.name))
             self.mkpath(str(to.parent))
             self.copy_file(str(there), str(to))
@@ -56,16 +70,25 @@ class Wheel(bdist_wheel):
 setup(
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},
     ext_modules=[
-        Extension(
-            f"flax_rnn.implementations.native.{build}",
-            SOURCES,
-            include_dirs=[jax.ffi.include_dir()],
-            define_macros=[("FLAX_RNN_DIGEST", f'"{DIGEST}"')],
-            depends=HEADERS,
-            extra_compile_args=["-std=gnu++17", "-O3", "-g0", "-Wno-psabi", *options],
-            language="c++",
-            optional=True,
-        )
-        for build, options in BUILDS["OPTIONS"].items()
+        *(
+            library(
+                f"flax_rnn.implementations.native.{build}",
+                SOURCES,
+                BUILDS["digest"](),
+                ["-Wno-psabi", *options],
+                depends=HEADERS,
+            )
+            for build, options in BUILDS["OPTIONS"].items()
+        ),
+        *(
+            library(
+                f"flax_rnn.implementations.cuda.{build}",
+                [str(CUDA / "launch" / "launch.cc")],
+                CUDA_BUILDS["digest"](),
+                options,
+                libraries=["dl"],
+            )
+            for build, options in CUDA_BUILDS["OPTIONS"].items()
+        ),
     ],
 )

@@ -49,9 +49,14 @@ def checks(implementations: Sequence[str], wanted: Sequence[str], cells: Sequenc
     """What there is for these."""
     found: list[Check] = []
     for dtype in wanted:
-        settings = everything() if dtype == "float32" else in_fewer_digits()
-        for setting, implementation in itertools.product(settings, implementations):
-            if setting.cell in cells and (implementation != "auto" or setting.name in ALSO_AUTO):
+        for implementation, setting in itertools.product(implementations, everything()):
+            # The kernels for a GPU have nothing but fewer digits.
+            whole = dtype == "float32" or implementation == "cuda"
+            if (
+                (whole or setting in in_fewer_digits())
+                and setting.cell in cells
+                and (implementation != "auto" or setting.name in ALSO_AUTO)
+            ):
                 found.append(Check(setting, implementation, dtype))
     return found
 

@@ -134,6 +134,7 @@ def run(
     for t in reversed(range(steps)) if backwards else range(steps):
         if resets is not None:
             state = [np.where(rows(resets[:, t], part), 0, part) for part in state]
+            last = np.where(rows(resets[:, t], last), 0, last)  # a sequence of its own begins
         new = step(weights, masks, state, x[:, t])
         used = np.ones(len(x), bool) if mask is None else mask[:, t]
         state = [np.where(rows(used, part), part, old) for part, old in zip(new, state, strict=True)]

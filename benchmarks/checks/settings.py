@@ -12,7 +12,8 @@ from benchmarks.cases import Size, array_dtype
 from benchmarks.checks.loops import GATES
 
 SMALL, ODD, BLOCKS = Size(5, 7, 3, 6), Size(9, 21, 17, 33), Size(16, 12, 64, 128)
-"""Sizes that differ in every axis; the last is one that kernels like."""
+LARGE, LARGEST = Size(20, 6, 40, 256), Size(11, 5, 40, 500)
+"""Sizes that differ in every axis; of ``BLOCKS`` on they are those that kernels like, or a little less."""
 CELLS = ("lstm", "gru", "gru-reset-before", "simple_rnn")
 PLACES, WINDOW = 4, 3
 """Of a convolutional layer."""
@@ -133,6 +134,10 @@ def of_every_cell() -> list[Setting]:
         Setting("plain"),
         Setting("odd size", size=ODD),
         Setting("whole blocks", size=BLOCKS),
+        holes("large, resets, state", size=LARGE, resets=True, state=True),
+        holes("largest, resets, state", size=LARGEST, resets=True, state=True),
+        holes("large, both dropouts", size=LARGE, dropout=0.4, recurrent_dropout=0.4),
+        holes("largest, both dropouts", size=LARGEST, dropout=0.4, recurrent_dropout=0.4),
         Setting("single step", size=SMALL._replace(steps=1)),
         Setting("last output", options={"return_sequences": False}),
         padded("padded"),

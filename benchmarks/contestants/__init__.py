@@ -8,7 +8,7 @@ from benchmarks.contestants.interface import Contestant as Contestant
 from benchmarks.contestants.interface import Results as Results
 from benchmarks.contestants.interface import Run as Run
 
-IMPLEMENTATIONS = ("native", "fused", "scan", "cudnn")
+IMPLEMENTATIONS = ("native", "fused", "scan", "cudnn", "cuda")
 OURS = ("flax-rnn", "flax-rnn-tuned", *IMPLEMENTATIONS)
 """flax_rnn as it is; as ``flax_rnn.runtime`` recommends; and with the implementations that are asked for by name.
 

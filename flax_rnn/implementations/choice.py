@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax_rnn import target
 from flax_rnn.cells.protocol import Cell
 from flax_rnn.implementations import measured
+from flax_rnn.implementations.cuda import Cuda
 from flax_rnn.implementations.cudnn import CuDNN
 from flax_rnn.implementations.either import Either
 from flax_rnn.implementations.fused import Fused
@@ -16,10 +17,10 @@ from flax_rnn.implementations.native import Native
 from flax_rnn.implementations.protocol import Implementation, Request
 from flax_rnn.implementations.scan import Scan
 
-IMPLEMENTATIONS: list[Implementation] = [Native(), Fused(), Scan(), CuDNN()]
+IMPLEMENTATIONS: list[Implementation] = [Native(), Fused(), Scan(), CuDNN(), Cuda()]
 """All there are. ``"auto"`` takes the first that can run what is asked for, unless it is known to be slower."""
 
-ONLY_MEASURED = frozenset({"cudnn"})
+ONLY_MEASURED = frozenset({"cudnn", "cuda"})
 """What ``"auto"`` passes over, but where a measurement says that it is the fastest; see ``measured``."""
 
 

@@ -44,7 +44,8 @@ def by_rows(
 ) -> Sequence[jax.Array]:
     """``call(results)(*operands)``, for the rows that each device has; ``results`` have all rows that are in sight.
 
-    Under ``jax.vmap`` it is called for one after the other.
+    Under ``jax.vmap`` the rows of all are rows of one call; where what is no row differs, it is called for one after the
+    other.
     """
     if not within_shard_map():
         return _by_rows.bind(*operands, call=call, rows=rows, results=tuple(results), devices=_NEEDS_DEVICES)
@@ -235,8 +236,53 @@ def _names(mesh: Any, operands: Sequence[Any], rows: Rows) -> tuple[Any, Any]:
     return (None if size % each else names), mesh
 
 
-def _one_by_one(operands: Sequence[jax.Array], axes: Sequence[int | None], **parameters: Any) -> Any:
+def _batched(operands: Sequence[jax.Array], axes: Sequence[int | None], **parameters: Any) -> Any:
     """For ``jax.vmap``."""
+    rows: Rows = parameters["rows"]
+    each = zip(operands, axes, rows.operands, strict=True)
+    whole = any(axis is not None and row is None for _, axis, row in each) or None in rows.results
+    explicit = AxisType.Explicit in _mesh_of(map(jax.typeof, operands)).axis_types
+    return (_one_by_one if whole or explicit else _joined)(operands, axes, **parameters)
+
+
+def _joined(operands: Sequence[jax.Array], axes: Sequence[int | None], **parameters: Any) -> Any:
+    """One call for all, whose rows are one behind the other."""
+    rows: Rows = parameters["rows"]
+    size = next(one.shape[axis] for one, axis in zip(operands, axes, strict=True) if axis is not None)
+
+    def of_all(operand: jax.Array, axis: int | None, row: int | None) -> jax.Array:
+        if row is None:
+            return operand
+        if axis is None:
+            operand = jnp.broadcast_to(jnp.expand_dims(operand, row), _inserted(operand.shape, row, size))
+        return _merged(jnp.moveaxis(operand, row if axis is None else axis, row), row)
+
+    def wide(result: jax.ShapeDtypeStruct, row: int) -> jax.ShapeDtypeStruct:
+        shape = (*result.shape[:row], size * result.shape[row], *result.shape[row + 1 :])
+        return jax.ShapeDtypeStruct(shape, result.dtype)
+
+    types: Any = zip(parameters["results"], rows.results, strict=True)
+    parameters["results"] = tuple(wide(*one) for one in types)
+    results = _by_rows.bind(*map(of_all, operands, axes, rows.operands), **parameters)
+    split: Any = zip(results, rows.results, strict=True)
+    return [
+        result.reshape(*result.shape[:row], size, result.shape[row] // size, *result.shape[row + 1 :])
+        for result, row in split
+    ], [*rows.results]
+
+
+def _inserted(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[axis:])
+
+
+def _merged(array: jax.Array, axis: int) -> jax.Array:
+    """This axis and the next one as one."""
+    shape = array.shape
+    return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+
+
+def _one_by_one(operands: Sequence[jax.Array], axes: Sequence[int | None], **parameters: Any) -> Any:
+    """A call after the other."""
     many = [jnp.moveaxis(one, axis, 0) for one, axis in zip(operands, axes, strict=True) if axis is not None]
     over = _divided([jax.typeof(one).sharding for one in many], [0] * len(many))
 
@@ -270,5 +316,5 @@ _by_rows.multiple_results = True
 _by_rows.def_abstract_eval(_types)
 # This is for `jax.disable_jit`; otherwise, layers are within `jax.jit`.
 _by_rows.def_impl(lambda *operands, call, rows, results, **_: _call(call, rows, results, *operands))
-batching.primitive_batchers[_by_rows] = _one_by_one
+batching.primitive_batchers[_by_rows] = _batched
 mlir.register_lowering(_by_rows, _lower)

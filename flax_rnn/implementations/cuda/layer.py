@@ -1,0 +1,240 @@
+"""A layer that the kernels run: the loop of ``fused``, whose steps are one kernel forwards and one backwards.
+
+Products of inputs are ahead of the loop, and those of gradients behind it, all of them XLA's. What the kernels take is
+made of a cell's prepared weights and projected inputs by plain jax code, ``_operands``, and what they return becomes
+outputs and states in ``_results``; jax differentiates both.
+
+The kernels themselves cannot be differentiated, so a second derivative is that of ``fused``, which has the same values.
+"""
+
+from typing import Any, ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+
+from flax_rnn import activations
+from flax_rnn.cells.dense import RecurrentWeights
+from flax_rnn.cells.protocol import Carry, Dot
+from flax_rnn.implementations import fused, partitioned
+from flax_rnn.implementations.cuda import kernels, library
+from flax_rnn.implementations.cuda.kernels import Kernel, Operands, Saved
+from flax_rnn.implementations.cuda.tiles import Tile, tile
+from flax_rnn.implementations.derivatives import differentiable, floats, merged
+from flax_rnn.implementations.loop import Arrays, Inputs, Loop, State, run, select
+from flax_rnn.implementations.native.kernels import ACTIVATIONS, kind
+from flax_rnn.implementations.precision import allows_tf32
+from flax_rnn.implementations.products import dot, kernel_gradient
+from flax_rnn.implementations.protocol import Request
+
+Layer = tuple[RecurrentWeights, State, Inputs]
+"""What the loop takes."""
+
+
+class Cuda:
+    """See ``Implementation``."""
+
+    name: ClassVar[str] = "cuda"
+    time_major: ClassVar[bool] = True
+
+    def obstacle(self, request: Request) -> str | None:
+        """Whatever the kernels are not made for, or cannot be reached from."""
+        if request.portable:
+            return "the kernels are compiled for this machine's GPU"
+        if request.platform != "gpu":
+            return f"the kernels are for NVIDIA's GPUs, and the default backend is {request.platform!r}"
+        if request.shape is not None and 0 in request.shape:
+            return "the kernels need a row and a step"
+        if request.sharded and (reason := _unshardable()):
+            return reason
+        return unsupported(request.cell, request.dtype) or library.absent() or _too_large(request)
+
+    def run(self, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
+        """As for every implementation."""
+        return run(evaluate, cast(Dot, dot), loop, arrays)
+
+
+def unsupported(cell: Any, dtype: Any) -> str | None:
+    """Why there is no kernel for ``cell``, in words; ``None`` if there is one."""
+    if kind(cell) not in ("lstm", "gru", "simple_rnn"):
+        before = ", which resets before the product" if kind(cell) else ""
+        return f"there is no CUDA kernel for {type(cell).__name__}{before}"
+    for name in ("activation", "recurrent_activation"):
+        if _activation(getattr(cell, name, None)) is None:
+            return f"the CUDA kernels have no {name} {getattr(cell, name)!r}"
+    if dtype == jnp.float32 and not allows_tf32(cell.precision):
+        return f"the CUDA kernels compute in TF32 where arrays are float32, not with precision {cell.precision!r}"
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        return f"the CUDA kernels take bfloat16 and float32, not {dtype}"
+    return None
+
+
+def _unshardable() -> str | None:
+    kinds = {str(kind) for kind in jax.sharding.get_abstract_mesh().axis_types}
+    if "Explicit" in kinds:
+        return "on a mesh with axes of type Explicit the CUDA kernels run within jax.shard_map over all of them"
+    return partitioned.obstacle()
+
+
+def _too_large(request: Request) -> str | None:
+    if not library.here():
+        return f"there are no CUDA kernels for {request.device or 'this GPU'}"
+    found = _tile(request.cell, request.dtype)
+    return found if isinstance(found, str) else None
+
+
+def _tile(cell: Any, dtype: Any) -> Tile | str:
+    return tile(jnp.dtype(dtype).name, cell.units, library.has_clusters())
+
+
+def _activation(activation: activations.Activation) -> str | None:
+    function = activations.get(activation)
+    return next((name for name in ACTIVATIONS if activations.get(name) is function), None)
+
+
+def evaluate(loop: Loop, weights: Any, state: State, inputs: Inputs) -> tuple[State, Any]:
+    """All iterations; see ``loop.Evaluate``."""
+    return _layer(loop, (weights, state, inputs))
+
+
+def _kernel(loop: Loop, inputs: Inputs) -> Kernel:
+    cell: Any = loop.cell
+    found, dtype = _tile(cell, inputs.projected[0].dtype), inputs.projected[0].dtype.name
+    names = (_activation(getattr(cell, name, None)) for name in ("activation", "recurrent_activation"))
+    activation, recurrent = names
+    name = kind(cell)
+    assert isinstance(found, Tile) and name and activation and recurrent, "see `obstacle`"
+    return Kernel(name, dtype, found, activation, recurrent, loop.options.go_backwards)
+
+
+def _forward(loop: Loop, layer: Layer, keep: bool) -> tuple[tuple[State, Any], Saved]:
+    """``((final state, outputs), saved)``."""
+    kernel = _kernel(loop, layer[2])
+    saved, h, c = kernels.forward(kernel, _operands(kernel, layer), loop.options.return_sequences, keep)
+    return _results(loop, layer, saved.outputs, h, c), saved
+
+
+def _backward(loop: Loop, layer: Layer, saved: Saved, cotangents: Any) -> Any:
+    """The gradients of what is differentiable in ``layer``."""
+    kernel = _kernel(loop, layer[2])
+    operands, pull = jax.vjp(lambda some: floats_of(_operands(kernel, merged(layer, some))), floats(layer))
+    whole = _operands(kernel, layer)
+    last = jnp.zeros((saved.outputs.shape[1], kernel.tile.units), jnp.float32)
+    c = None if whole.c is None else last
+    _, pull_results = jax.vjp(lambda outputs, h, c: _results(loop, layer, outputs, h, c), saved.outputs, last, c)
+    d_outputs, d_h, d_c = pull_results(cotangents)
+    sequences = d_outputs.astype(jnp.float32) if loop.options.return_sequences else None
+    d_sums, d_h0, d_c0 = kernels.backward(kernel, whole, saved, sequences, d_h, d_c)
+    return pull(_gradients(loop, kernel, whole, operands, saved, d_sums, d_h0, d_c0))[0]
+
+
+def floats_of(operands: Operands) -> Operands:
+    """Without masks and resets."""
+    return operands._replace(mask=None, resets=None)
+
+
+def _gradients(
+    loop: Loop, kernel: Kernel, operands: Operands, like: Operands, saved: Saved, d_sums: jax.Array, d_h: jax.Array,
+    d_c: jax.Array | None,
+) -> Operands:  # fmt: skip
+    """The gradients of the operands, from those of all sums at once."""
+    cell: Any = loop.cell
+    units, dtype = kernel.tile.units, operands.x.dtype
+    blocks = jnp.split(d_sums, d_sums.shape[-1] // units, -1)
+    of_gates = [blocks[index] for index in kernel.sums]
+    before = _before(kernel, operands, saved.outputs)
+    d_bias = None if operands.bias is None else blocks[-1].astype(jnp.float32).sum((0, 1))
+    columns = jnp.split(operands.recurrent, kernel.gates, -1)
+    if operands.dropped is None:
+        d_recurrent, d_dropped = kernel_gradient(operands.recurrent, before, tuple(of_gates), cell.precision), None
+    else:
+        parts = [*zip(operands.dropped, columns, of_gates, strict=True)]
+        gradients = [kernel_gradient(part, before * mask, d, cell.precision) for mask, part, d in parts]
+        d_recurrent = jnp.concatenate(gradients, -1)
+        # For which hardly anybody asks; otherwise XLA drops it.
+        d_dropped = jnp.stack([(before * (d @ part.T)).sum(0) for _, part, d in parts]).astype(dtype)
+    d_x = jnp.concatenate(blocks[: kernel.gates], -1)
+    found = Operands(d_x, d_recurrent, d_bias, d_dropped, d_h, d_c, None, None)
+    return jax.tree.map(lambda gradient, array: gradient.astype(array.dtype), found, like)
+
+
+def _before(kernel: Kernel, operands: Operands, outputs: jax.Array) -> jax.Array:
+    """The state ahead of each step, from those behind them."""
+    first = operands.h.astype(outputs.dtype)[None]
+    parts = [outputs[1:], first] if kernel.reverse else [first, outputs[:-1]]
+    before = jnp.concatenate(parts)
+    return before if operands.resets is None else select(~operands.resets, before, jnp.zeros_like(before))
+
+
+def _operands(kernel: Kernel, layer: Layer) -> Operands:
+    """What the kernels take; with zeros for units that the tile has and the layer has not."""
+    weights, state, inputs = layer
+    units, gates = kernel.tile.units, kernel.gates
+    _, *batch, _ = inputs.projected[0].shape
+    leaves = jax.tree.leaves(state.carry)
+
+    def rows(array: jax.Array, axes: int) -> jax.Array:
+        """With one batch axis behind so many others."""
+        return array.reshape(*array.shape[:axes], -1, *array.shape[axes + len(batch) :])
+
+    x = jnp.concatenate([_filled(rows(part, 1), units) for part in inputs.projected], -1)
+    dtype = x.dtype
+    recurrent = _blocks(weights.kernels, gates)
+    filled = jnp.pad(_filled(recurrent, units), ((0, units - recurrent.shape[0]), (0, 0), (0, 0)))
+    masks = None if weights.masks is None else jnp.concatenate([_stacked(mask, len(batch)) for mask in weights.masks])
+    bias = None
+    if kernel.cell == "gru":
+        bias = jnp.zeros(units) if weights.bias is None else _filled(weights.bias, units)
+    return Operands(
+        x, filled.reshape(units, gates * units).astype(dtype), None if bias is None else bias.astype(jnp.float32),
+        None if masks is None else _filled(rows(masks, 1), units).astype(dtype),
+        *(_filled(rows(leaf, 0), units).astype(jnp.float32) for leaf in leaves), *(None,) * (2 - len(leaves)),
+        *(None if steps_of is None else rows(steps_of, 1) for steps_of in (inputs.mask, inputs.resets)),
+    )  # fmt: skip
+
+
+def _blocks(recurrent: tuple[jax.Array, ...], gates: int) -> jax.Array:
+    """``(H, G, H)`` of the arrays that ``DenseCell.prepare`` makes: ``(H, n H)``, or ``(n, H, H)``."""
+    parts = [
+        part.swapaxes(0, 1) if part.ndim == 3 else part.reshape(part.shape[0], -1, part.shape[0]) for part in recurrent
+    ]
+    found = jnp.concatenate(parts, 1)
+    assert found.shape[1] == gates
+    return found
+
+
+def _stacked(mask: jax.Array, batch_axes: int) -> jax.Array:
+    """``(n, *batch, H)`` of a mask of one gate or several."""
+    return mask if mask.ndim == batch_axes + 2 else mask[None]
+
+
+def _filled(array: jax.Array, units: int) -> jax.Array:
+    """With zeros at the end of the last axis."""
+    return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, units - array.shape[-1])])
+
+
+def _results(
+    loop: Loop, layer: Layer, states: jax.Array, h: jax.Array, c: jax.Array | None
+) -> tuple[State, jax.Array | None]:
+    """``(final state, outputs)`` from ``h`` of all steps and the last states; see ``loop.advance``."""
+    _, state, inputs = layer
+    like, mask, options = inputs.projected[0], inputs.mask, loop.options
+    *batch, units = like.shape[1:]
+    leaves, tree = jax.tree.flatten(state.carry)
+    new = [one[:, :units].reshape(*batch, units) for one in (h, c) if one is not None]
+    carry = jax.tree.unflatten(tree, [one.astype(leaf.dtype) for one, leaf in zip(new, leaves, strict=True)])
+    output = None
+    if loop.holds:
+        last = new[0].astype(like.dtype)
+        output = last if mask is None else select(mask.any(0), last, jnp.zeros_like(last))
+    if not options.return_sequences:
+        return State(carry, output), None
+    outputs = states[..., :units].reshape(states.shape[0], *batch, units)
+    if mask is not None:
+        if not options.zero_output_for_mask:
+            # The last output, which is the state except ahead of the first step that counts.
+            mask = jax.lax.cummax(mask.astype(jnp.int32), axis=0, reverse=options.go_backwards) > 0
+        outputs = select(mask, outputs, jnp.zeros_like(outputs))
+    return State(carry, output), outputs
+
+
+_layer = differentiable(_forward, _backward, lambda loop, layer: fused.scan(loop, *layer))

@@ -1,0 +1,245 @@
+// The backward pass over all steps: the gradients of the sums that enter the gates; those of weights and inputs follow
+// from all of them at once, as large products.
+//
+// A step is the gradient of the cell's equations, by the threads that own units and rows; then  d_h^T = R d_sums^T,  to
+// which each block of the cluster adds its share, from the sums of its own units, for the units of all: it tells them
+// 4 bytes for a unit and a row, where the gradients of four gates would be 8 or 16. R stays in registers.
+
+#ifndef FLAX_RNN_CUDA_BACKWARD_CUH_
+#define FLAX_RNN_CUDA_BACKWARD_CUH_
+
+#include "shape.cuh"
+
+namespace flax_rnn {
+
+template <class E>
+struct BackwardArguments {
+  const E* values;          // (T, B, V H)
+  const float* cells;       // (T, B, H)
+  const E* outputs;         // (T, B, H)
+  const E* recurrent;       // (H, G H)
+  const u8 *mask, *resets;  // (T, B)
+  const E* dropped;         // (G, B, H)
+  const float *h0, *c0;     // (B, H)
+  const float* d_outputs;   // (T, B, H)
+  const float *d_h, *d_c;   // (B, H)
+  E* d_sums;                // (T, B, S H)
+  float *d_h0, *d_c0;       // (B, H)
+  int steps, rows, flags;
+};
+
+// What a step reads.
+template <class S>
+struct StepSaved {
+  typename S::E values[S::kValues][S::kOwn];
+  float before[S::kOwn], d_output[S::kOwn];  // c of an LSTM, or h, ahead of the step
+  u8 counts[S::kOwn], starts[S::kOwn];
+
+  FLAX_RNN_DEVICE void Load(const BackwardArguments<typename S::E>& in, const Place<S>& place, int step) {
+    typedef typename S::Cell Cell;
+    const bool reverse = in.flags & kReverse;
+    const long long time = reverse ? in.steps - 1 - step : step, previous = reverse ? time + 1 : time - 1;
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) {
+      const int row = place.Row(own), unit = place.Unit(own);
+      const bool there = row < in.rows;
+      const long long at = time * in.rows + row;
+#pragma unroll
+      for (int value = 0; value < Cell::kValues; value++)
+        values[value][own] = there ? in.values[(at * Cell::kValues + value) * S::H + unit] : (typename S::E)0;
+      before[own] = there ? State(in, step ? previous : -1, row, unit) : 0.0f;
+      d_output[own] = there && (in.flags & kKeepOutputs) ? in.d_outputs[at * S::H + unit] : 0.0f;
+      counts[own] = there && (!(in.flags & kMasked) || in.mask[at]);
+      starts[own] = there && (in.flags & kResets) && in.resets[at];
+    }
+  }
+
+  // c of an LSTM, or h, behind a step, or at first, where the time is -1.
+  FLAX_RNN_DEVICE static float State(const BackwardArguments<typename S::E>& in, long long time, int row, int unit) {
+    const long long first = (long long)row * S::H + unit, at = (time * in.rows + row) * S::H + unit;
+    if (S::Cell::kHasCells) return time < 0 ? in.c0[first] : in.cells[at];
+    return time < 0 ? in.h0[first] : Wide(in.outputs[at]);
+  }
+};
+
+// R for the units of a warp, one row of tiles after the other, and the sums of the block, as the first operand.
+template <class S>
+struct BackwardWeights {
+  u32 at[S::kBackTiles][S::kGates][S::kBackDepth][4];
+
+  FLAX_RNN_DEVICE BackwardWeights(const typename S::E* recurrent, const Place<S>& place) {
+#pragma unroll
+    for (int tile = 0; tile < S::kBackTiles; tile++)
+#pragma unroll
+      for (int gate = 0; gate < S::kGates; gate++)
+#pragma unroll
+        for (int depth = 0; depth < S::kBackDepth; depth++)
+#pragma unroll
+          for (int r = 0; r < 4; r++) {
+            const long long row = Number(tile) * 16 + place.g + 8 * (r & 1);
+            const int column =
+                gate * S::H + place.rank * S::kUnits + depth * S::kDepth + (place.q + 4 * (r >> 1)) * S::kPerWord;
+            at[tile][gate][depth][r] = OperandWord(recurrent + row * S::kGates * S::H + column, 1);
+          }
+  }
+
+  // Of a tile of 16 units among those of all blocks.
+  FLAX_RNN_DEVICE static int Number(int tile) { return (Thread() >> 5) * S::kBackTiles + tile; }
+};
+
+// The dropout masks of the units of a warp, in the places of the products. They are in shared memory, where each thread
+// has its own, since registers are full of weights.
+template <class S>
+struct BackwardMasks {
+  static constexpr int kWords = 4 / S::kPerWord;
+  u32* own;
+
+  FLAX_RNN_DEVICE BackwardMasks(const BackwardArguments<typename S::E>& in, const Place<S>& place, u32* shared) {
+    own = shared + place.lane * kWords;
+    if constexpr (S::kDropped) {
+      for (int tile = 0; tile < S::kBackTiles; tile++)
+        for (int gate = 0; gate < S::kGates; gate++)
+#pragma unroll
+          for (int word = 0; word < kWords; word++) {
+            u32 bits = 0;
+#pragma unroll
+            for (int e = 0; e < S::kPerWord; e++) {
+              const int r = word * S::kPerWord + e, row = place.first_row + 2 * place.q + (r & 1);
+              const int unit = BackwardWeights<S>::Number(tile) * 16 + place.g + 8 * (r >> 1);
+              const long long from = ((long long)gate * in.rows + row) * S::H + unit;
+              if (row < in.rows) bits |= Bits(Wide(in.dropped[from])) >> (S::kPerWord == 2 && e == 0 ? 16 : 0);
+            }
+            own[At(tile, gate) + word] = bits;
+          }
+    }
+  }
+
+  FLAX_RNN_DEVICE static int At(int tile, int gate) {
+    return (BackwardWeights<S>::Number(tile) * S::kGates + gate) * 32 * kWords;
+  }
+
+  FLAX_RNN_DEVICE float Of(int tile, int gate, int r) const {
+    const u32 bits = own[At(tile, gate) + r / S::kPerWord];
+    if constexpr (S::kPerWord == 1) return Float(bits);
+    return Float(r % 2 ? bits & 0xffff0000u : bits << 16);
+  }
+};
+
+template <class S, int A, int R>
+FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
+  typedef typename S::E E;
+  typedef typename S::Cell Cell;
+  const Place<S> place;
+  u32* const gradients = SharedMemory();
+  u32* const all_shares = gradients + kRows * S::kBackStride;
+  const BackwardWeights<S> weights(in.recurrent, place);
+  const BackwardMasks<S> masks(in, place, all_shares + 2 * S::kShares);
+  StepSaved<S> next;
+  next.Load(in, place, in.steps - 1);
+
+  float d_h[S::kOwn], d_c[S::kOwn], after[S::kOwn];
+  const long long last = in.flags & kReverse ? 0 : in.steps - 1;
+#pragma unroll
+  for (int own = 0; own < S::kOwn; own++) {
+    const int row = place.Row(own), unit = place.Unit(own);
+    const bool there = row < in.rows;
+    const long long at = (long long)row * S::H + unit;
+    d_h[own] = there ? in.d_h[at] : 0.0f;
+    d_c[own] = there && Cell::kHasCells ? in.d_c[at] : 0.0f;
+    after[own] = there ? StepSaved<S>::State(in, last, row, unit) : 0.0f;
+  }
+  SyncCluster<S::C>();
+
+  for (int step = in.steps - 1; step >= 0; step--) {
+    const StepSaved<S> now = next;
+    if (step) next.Load(in, place, step - 1);
+
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) {
+      float values[S::kValues], d_sums[S::kSums] = {};
+#pragma unroll
+      for (int value = 0; value < Cell::kValues; value++) values[value] = Wide(now.values[value][own]);
+      d_h[own] += now.d_output[own];
+      if (now.counts[own]) {
+        const float before = now.starts[own] ? 0.0f : now.before[own];
+        Cell::template Back<A, R>(values, before, after[own], d_h[own], d_c[own], d_sums);
+      }
+      after[own] = now.before[own];
+
+      const int row = place.Row(own);
+      const long long at = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows + row;
+#pragma unroll
+      for (int sum = 0; sum < S::kSums; sum++)
+        if (row < in.rows) in.d_sums[(at * S::kSums + sum) * S::H + place.Unit(own)] = Narrow(d_sums[sum], E());
+      u32* const to = gradients + place.OwnRow(own) * S::kBackStride;
+#pragma unroll
+      for (int gate = 0; gate < S::kGates; gate++) {
+        const float d_sum = d_sums[Cell::RecurrentSum(gate)];
+        const int place_of = gate * S::kUnits + place.OwnUnit(own);
+        if constexpr (sizeof(E) == 2) {
+          reinterpret_cast<u16*>(to)[place_of] = Narrow(d_sum, E());
+        } else {
+          to[place_of] = Operand(d_sum);
+        }
+      }
+    }
+    SyncBlock();
+
+    u32* const shares = all_shares + (step & 1) * S::kShares;
+    const u32* const from = gradients + place.g * S::kBackStride + place.q;
+    float products[S::kBackTiles][4] = {};
+#pragma unroll
+    for (int gate = 0; gate < S::kGates; gate++) {
+      u32 d_sums[S::kBackDepth][2];
+#pragma unroll
+      for (int depth = 0; depth < S::kBackDepth; depth++) {
+        const u32* place_of = from + gate * S::kUnits / S::kPerWord + depth * 8;
+        d_sums[depth][0] = place_of[0], d_sums[depth][1] = place_of[4];
+      }
+#pragma unroll
+      for (int tile = 0; tile < S::kBackTiles; tile++) {
+        float sums[4] = {};
+#pragma unroll
+        for (int depth = 0; depth < S::kBackDepth; depth++)
+          Multiply(S::kDropped ? sums : products[tile], weights.at[tile][gate][depth], d_sums[depth], E());
+        if constexpr (S::kDropped) {
+#pragma unroll
+          for (int r = 0; r < 4; r++) products[tile][r] += masks.Of(tile, gate, r) * sums[r];
+        }
+      }
+    }
+#pragma unroll
+    for (int tile = 0; tile < S::kBackTiles; tile++) {
+      const int number = BackwardWeights<S>::Number(tile);
+      Words words;
+#pragma unroll
+      for (int r = 0; r < 4; r++) words.at[r] = Bits(products[tile][r]);
+      u32* const to = shares + ((place.rank * S::kGroups + number % S::kGroups) * 32 + place.lane) * 4;
+      StoreRemote<S::C>(to, number / S::kGroups, words);
+    }
+    SyncCluster<S::C>();
+
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) {
+      float sum = d_h[own];
+#pragma unroll
+      for (int rank = 0; rank < S::C; rank++)
+        sum += Float(shares[((rank * S::kGroups + place.group) * 32 + place.lane) * 4 + place.Part(own)]);
+      d_h[own] = now.starts[own] ? 0.0f : sum;
+      if (now.starts[own]) d_c[own] = 0.0f;
+    }
+  }
+
+#pragma unroll
+  for (int own = 0; own < S::kOwn; own++) {
+    const int row = place.Row(own);
+    if (row >= in.rows) continue;
+    const long long at = (long long)row * S::H + place.Unit(own);
+    in.d_h0[at] = d_h[own];
+    if (Cell::kHasCells) in.d_c0[at] = d_c[own];
+  }
+}
+
+}  // namespace flax_rnn
+
+#endif  // FLAX_RNN_CUDA_BACKWARD_CUH_

@@ -1,0 +1,37 @@
+// The numbers that products take: bfloat16, as u16, and float, of which products take the digits of TF32.
+
+#ifndef FLAX_RNN_CUDA_ELEMENTS_CUH_
+#define FLAX_RNN_CUDA_ELEMENTS_CUH_
+
+#include "device.cuh"
+
+namespace flax_rnn {
+
+template <class E>
+struct Element {
+  static constexpr int kPerWord = 4 / sizeof(E);
+  static constexpr int kDepth = 8 * kPerWord;  // of one product of a warp
+  static constexpr int kPerChunk = 16 / sizeof(E);
+};
+
+FLAX_RNN_DEVICE float Wide(u16 x) { return Float((u32)x << 16); }
+FLAX_RNN_DEVICE float Wide(float x) { return x; }
+
+// To the nearest, ties to even.
+FLAX_RNN_DEVICE u16 Narrow(float x, u16) {
+  const u32 bits = Bits(x);
+  return x != x ? 0x7fff : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+FLAX_RNN_DEVICE float Narrow(float x, float) { return x; }
+
+// The bits that a product takes.
+FLAX_RNN_DEVICE u32 Operand(u16 x) { return x; }
+FLAX_RNN_DEVICE u32 Operand(float x) { return x != x ? Bits(x) : (Bits(x) + 0x1000) & 0xffffe000u; }
+
+// kPerWord elements one after the other, as a product takes them.
+FLAX_RNN_DEVICE u32 OperandWord(const u16* from, long long stride) { return from[0] | (u32)from[stride] << 16; }
+FLAX_RNN_DEVICE u32 OperandWord(const float* from, long long) { return Operand(from[0]); }
+
+}  // namespace flax_rnn
+
+#endif  // FLAX_RNN_CUDA_ELEMENTS_CUH_
