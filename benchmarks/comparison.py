@@ -116,7 +116,7 @@ class Field:
         On a CPU in whichever framework is best; on a GPU in the first, since XLA would try out many more there.
         """
         reached = []
-        for name in filter(self.names.__contains__, PRODUCTS):
+        for name in [*filter(self.names.__contains__, PRODUCTS)] or self.names[:1]:
             if self.refusal(name):
                 continue
             try:

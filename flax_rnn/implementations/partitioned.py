@@ -44,8 +44,7 @@ def by_rows(
 ) -> Sequence[jax.Array]:
     """``call(results)(*operands)``, for the rows that each device has; ``results`` have all rows that are in sight.
 
-    Under ``jax.vmap`` the rows of all are rows of one call; where what is no row differs, it is called for one after the
-    other.
+    Under ``jax.vmap`` the rows of all are rows of one call; where anything else differs, calls follow one another.
     """
     if not within_shard_map():
         return _by_rows.bind(*operands, call=call, rows=rows, results=tuple(results), devices=_NEEDS_DEVICES)

@@ -1,9 +1,10 @@
 // A stand-in for CUDA's driver, for tests without a GPU: a launch calls a function of a library on the CPU.
 //
-// The environment variable FLAX_RNN_STANDIN_KERNELS names the library, and is read whenever a module is loaded. The
-// kernel `name` is its function `name_launch`, which returns 0 if all went well; its variable `standin_image`, if there
-// is one, is set to the machine code. What a driver would refuse is refused: sizes that an H100 does not have, and
-// calls in the wrong order. FLAX_RNN_STANDIN_CLUSTERS says how many clusters fit on the device.
+// Machine code that is an absolute path behind the first bytes of an ELF file names the library. For other code the
+// environment variable FLAX_RNN_STANDIN_KERNELS does, which is read whenever a module is loaded. The kernel `name` is
+// its function `name_launch`, which returns 0 if all went well; its variable `standin_image`, if there is one, is set
+// to the machine code. What a driver would refuse is refused: sizes that an H100 does not have, and calls in the wrong
+// order. FLAX_RNN_STANDIN_CLUSTERS says how many clusters fit on the device.
 // With -DWITHOUT_LAUNCH it is a driver as they were before there were clusters.
 
 #include <dlfcn.h>
@@ -119,7 +120,8 @@ int cuModuleLoadData(void** module, const void* image) {
                   "ELF",
                   4) != 0)
     return kInvalidImage;
-  const char* path = std::getenv("FLAX_RNN_STANDIN_KERNELS");
+  const char* path = static_cast<const char*>(image) + 4;
+  if (*path != '/') path = std::getenv("FLAX_RNN_STANDIN_KERNELS");
   *module = path == nullptr ? nullptr : dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (*module == nullptr) return kLibraryNotFound;
   if (auto* seen = static_cast<const void**>(dlsym(*module, "standin_image"))) *seen = image;

@@ -143,6 +143,28 @@ def backward(
     return d_sums, d_h, d_c if lstm else None
 
 
+def macros(kernel: Kernel, backward: bool, dropped: bool) -> dict[str, str | int]:
+    """What ``kernel.cu`` is compiled with for one of the passes.
+
+    Args:
+      kernel: which one; in what order it goes over the steps is told when it is launched.
+      backward: whether it is the backward pass.
+      dropped: whether there are dropout masks of the state.
+    """
+    return {
+        "CELL": {"lstm": "Lstm", "gru": "Gru", "simple_rnn": "SimpleRnn"}[kernel.cell],
+        "ELEMENT": "u16" if kernel.dtype == "bfloat16" else "float",
+        "UNITS": kernel.tile.units, "CLUSTER": kernel.tile.cluster, "SPLIT": kernel.tile.split, "DROPPED": int(dropped),
+        "ACTIVATION": ACTIVATIONS.index(kernel.activation),
+        "RECURRENT_ACTIVATION": ACTIVATIONS.index(kernel.recurrent_activation),
+        "BACKWARD": int(backward), "BYTES": _shared_bytes(kernel, backward, dropped),
+    }  # fmt: skip
+
+
+def _shared_bytes(kernel: Kernel, backward: bool, dropped: bool) -> int:
+    return kernel.tile.shared_bytes(kernel.gates, dropped, backward, 2 if kernel.dtype == "bfloat16" else 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Call:
     """See ``partitioned.Call``."""
@@ -155,23 +177,14 @@ class _Call:
 
     def __call__(self, results: Sequence[jax.ShapeDtypeStruct]) -> Callable[..., Any]:
         kernel, tile, rows = self.kernel, self.kernel.tile, results[-1].shape[0]
-        shared = tile.shared_bytes(kernel.gates, self.dropped, self.backward, 2 if kernel.dtype == "bfloat16" else 1)
         # Gradients of sums take the place of values, where these are as many.
         in_place = {0: 0} if self.backward and kernel.values else {}
         call: Any = jax.ffi.ffi_call(library.TARGET, results, vmap_method="sequential", input_output_aliases=in_place)
-        macros = {
-            "CELL": {"lstm": "Lstm", "gru": "Gru", "simple_rnn": "SimpleRnn"}[kernel.cell],
-            "ELEMENT": "u16" if kernel.dtype == "bfloat16" else "float",
-            "UNITS": tile.units, "CLUSTER": tile.cluster, "SPLIT": tile.split, "DROPPED": int(self.dropped),
-            "ACTIVATION": ACTIVATIONS.index(kernel.activation),
-            "RECURRENT_ACTIVATION": ACTIVATIONS.index(kernel.recurrent_activation),
-            "BACKWARD": int(self.backward), "BYTES": shared,
-        }  # fmt: skip
         attributes = library.attributes(
-            cache.cubin(library.here(), tuple(macros.items())),
+            cache.cubin(library.here(), tuple(macros(kernel, self.backward, self.dropped).items())),
             f"flax_rnn_{'backward' if self.backward else 'forward'}",
-            grid=tile.blocks(rows), block=tile.threads, cluster=tile.cluster, shared=shared,
-            scalars=(self.steps, rows, self.flags),
+            grid=tile.blocks(rows), block=tile.threads, cluster=tile.cluster,
+            shared=_shared_bytes(kernel, self.backward, self.dropped), scalars=(self.steps, rows, self.flags),
         )  # fmt: skip
         return functools.partial(call, **attributes)
 
@@ -186,7 +199,8 @@ def _steps(operands: Operands) -> tuple[jax.Array, jax.Array]:
 
 def _axes(axes: Sequence[int | None], arguments: Sequence[jax.Array]) -> tuple[int | None, ...]:
     """Which axis of each is the batch; what is not there has none."""
-    return tuple(axis if array.size else None for axis, array in zip(axes, arguments, strict=True))
+    found = zip(axes, arguments, strict=True)
+    return tuple(None if axis is None or not array.shape[axis] else axis for axis, array in found)
 
 
 def _type(shape: tuple[int, ...], dtype: str = "float32") -> jax.ShapeDtypeStruct:

@@ -1,29 +1,34 @@
-"""A layer that the kernels run: the loop of ``fused``, whose steps are one kernel forwards and one backwards.
+"""A layer that the kernels run: all steps are one kernel forwards and one backwards.
 
-Products of inputs are ahead of the loop, and those of gradients behind it, all of them XLA's. What the kernels take is
-made of a cell's prepared weights and projected inputs by plain jax code, ``_operands``, and what they return becomes
-outputs and states in ``_results``; jax differentiates both.
+Products of inputs are ahead of the steps, and those of gradients behind them, all of them XLA's. They are of all gates
+at once, since each of several small ones takes as long to launch as to run. What the kernels take is made of a cell's
+prepared weights and projected inputs by plain jax code, ``_operands``, and what they return becomes outputs and states
+in ``_results``; jax differentiates both.
 
 The kernels themselves cannot be differentiated, so a second derivative is that of ``fused``, which has the same values.
 """
 
-from typing import Any, ClassVar, cast
+import functools
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 from flax_rnn import activations
 from flax_rnn.cells.dense import RecurrentWeights
-from flax_rnn.cells.protocol import Carry, Dot
+from flax_rnn.cells.dropout import DropoutMasks
+from flax_rnn.cells.protocol import Carry
 from flax_rnn.implementations import fused, partitioned
 from flax_rnn.implementations.cuda import kernels, library
 from flax_rnn.implementations.cuda.kernels import Kernel, Operands, Saved
 from flax_rnn.implementations.cuda.tiles import Tile, tile
 from flax_rnn.implementations.derivatives import differentiable, floats, merged
-from flax_rnn.implementations.loop import Arrays, Inputs, Loop, State, run, select
+from flax_rnn.implementations.loop import Arrays, Inputs, Loop, State, select, used
 from flax_rnn.implementations.native.kernels import ACTIVATIONS, kind
 from flax_rnn.implementations.precision import allows_tf32
-from flax_rnn.implementations.products import dot, kernel_gradient
+from flax_rnn.implementations.products import kernel_gradient
 from flax_rnn.implementations.protocol import Request
 
 Layer = tuple[RecurrentWeights, State, Inputs]
@@ -50,7 +55,13 @@ class Cuda:
 
     def run(self, loop: Loop, arrays: Arrays) -> tuple[Any, Carry]:
         """As for every implementation."""
-        return run(evaluate, cast(Dot, dot), loop, arrays)
+        cell: Any = loop.cell
+        params, masks, carry, x, mask, resets = arrays
+        projected = _projected(cell, params, used(x, mask), masks)
+        weights = cell.prepare(params, (projected,), masks)
+        held = jnp.zeros_like(projected[0, ..., : cell.units]) if loop.holds else None
+        state, outputs = _layer(loop, (weights, State(carry, held), Inputs(projected, mask, resets)))
+        return (outputs if loop.options.return_sequences else state.output), state.carry
 
 
 def unsupported(cell: Any, dtype: Any) -> str | None:
@@ -69,8 +80,7 @@ def unsupported(cell: Any, dtype: Any) -> str | None:
 
 
 def _unshardable() -> str | None:
-    kinds = {str(kind) for kind in jax.sharding.get_abstract_mesh().axis_types}
-    if "Explicit" in kinds:
+    if AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types:
         return "on a mesh with axes of type Explicit the CUDA kernels run within jax.shard_map over all of them"
     return partitioned.obstacle()
 
@@ -78,12 +88,12 @@ def _unshardable() -> str | None:
 def _too_large(request: Request) -> str | None:
     if not library.here():
         return f"there are no CUDA kernels for {request.device or 'this GPU'}"
-    found = _tile(request.cell, request.dtype)
+    found = _tile(request.cell, request.dtype, request.shape[0] if request.shape else 1)
     return found if isinstance(found, str) else None
 
 
-def _tile(cell: Any, dtype: Any) -> Tile | str:
-    return tile(jnp.dtype(dtype).name, cell.units, library.has_clusters())
+def _tile(cell: Any, dtype: Any, rows: int) -> Tile | str:
+    return tile(jnp.dtype(dtype).name, cell.units, rows, library.has_clusters())
 
 
 def _activation(activation: activations.Activation) -> str | None:
@@ -91,19 +101,44 @@ def _activation(activation: activations.Activation) -> str | None:
     return next((name for name in ACTIVATIONS if activations.get(name) is function), None)
 
 
-def evaluate(loop: Loop, weights: Any, state: State, inputs: Inputs) -> tuple[State, Any]:
-    """All iterations; see ``loop.Evaluate``."""
-    return _layer(loop, (weights, state, inputs))
+def _projected(cell: Any, params: Any, x: jax.Array, masks: DropoutMasks | None) -> jax.Array:
+    """What ``DenseCell.project`` returns, as one array ``(T, *batch, G H)``."""
+    plain, dropped = cell.plain(params), (masks and masks.inputs) or ()
+    dtype = cell.dtype or jnp.result_type(x.dtype, params["kernel"].dtype)
+    x, kernel = x.astype(dtype), plain["kernel"].astype(dtype)
+    kernels = cell.split_gates(kernel) if len(dropped) > 1 else [kernel]
+    inputs = [x * mask.astype(dtype) for mask in dropped] or [x]
+    products: list[Any] = [_product(cell.precision, one, part) for one, part in zip(inputs, kernels, strict=True)]
+    projected = jnp.concatenate(products, -1) if len(products) > 1 else products[0]
+    return projected + cell.projected_bias(plain["bias"]).astype(dtype) if cell.use_bias else projected
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(precision: Any, x: jax.Array, kernel: jax.Array) -> Any:
+    return jnp.dot(x, kernel, precision=precision)
+
+
+def _product_forward(precision: Any, x: jax.Array, kernel: jax.Array) -> tuple[Any, Any]:
+    return _product(precision, x, kernel), (x, kernel)
+
+
+def _product_backward(precision: Any, residuals: Any, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    return jnp.dot(d, kernel.T, precision=precision), kernel_gradient(kernel, x, d, precision)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def _kernel(loop: Loop, inputs: Inputs) -> Kernel:
     cell: Any = loop.cell
-    found, dtype = _tile(cell, inputs.projected[0].dtype), inputs.projected[0].dtype.name
+    like = inputs.projected
+    found = _tile(cell, like.dtype, math.prod(like.shape[1:-1]))
     names = (_activation(getattr(cell, name, None)) for name in ("activation", "recurrent_activation"))
     activation, recurrent = names
     name = kind(cell)
     assert isinstance(found, Tile) and name and activation and recurrent, "see `obstacle`"
-    return Kernel(name, dtype, found, activation, recurrent, loop.options.go_backwards)
+    return Kernel(name, like.dtype.name, found, activation, recurrent, loop.options.go_backwards)
 
 
 def _forward(loop: Loop, layer: Layer, keep: bool) -> tuple[tuple[State, Any], Saved]:
@@ -118,11 +153,11 @@ def _backward(loop: Loop, layer: Layer, saved: Saved, cotangents: Any) -> Any:
     kernel = _kernel(loop, layer[2])
     operands, pull = jax.vjp(lambda some: floats_of(_operands(kernel, merged(layer, some))), floats(layer))
     whole = _operands(kernel, layer)
-    last = jnp.zeros((saved.outputs.shape[1], kernel.tile.units), jnp.float32)
+    last = jnp.zeros_like(saved.outputs[0], jnp.float32)
     c = None if whole.c is None else last
     _, pull_results = jax.vjp(lambda outputs, h, c: _results(loop, layer, outputs, h, c), saved.outputs, last, c)
     d_outputs, d_h, d_c = pull_results(cotangents)
-    sequences = d_outputs.astype(jnp.float32) if loop.options.return_sequences else None
+    sequences = d_outputs if loop.options.return_sequences else None
     d_sums, d_h0, d_c0 = kernels.backward(kernel, whole, saved, sequences, d_h, d_c)
     return pull(_gradients(loop, kernel, whole, operands, saved, d_sums, d_h0, d_c0))[0]
 
@@ -139,21 +174,20 @@ def _gradients(
     """The gradients of the operands, from those of all sums at once."""
     cell: Any = loop.cell
     units, dtype = kernel.tile.units, operands.x.dtype
-    blocks = jnp.split(d_sums, d_sums.shape[-1] // units, -1)
-    of_gates = [blocks[index] for index in kernel.sums]
+    gru = kernel.cell == "gru"
     before = _before(kernel, operands, saved.outputs)
-    d_bias = None if operands.bias is None else blocks[-1].astype(jnp.float32).sum((0, 1))
-    columns = jnp.split(operands.recurrent, kernel.gates, -1)
+    of_gates = jnp.concatenate([d_sums[..., : 2 * units], d_sums[..., 3 * units :]], -1) if gru else d_sums
+    d_bias = d_sums[..., 3 * units :].astype(jnp.float32).sum((0, 1)) if gru else None
     if operands.dropped is None:
-        d_recurrent, d_dropped = kernel_gradient(operands.recurrent, before, tuple(of_gates), cell.precision), None
+        d_recurrent, d_dropped = kernel_gradient(operands.recurrent, before, of_gates, cell.precision), None
     else:
-        parts = [*zip(operands.dropped, columns, of_gates, strict=True)]
+        columns, blocks = (jnp.split(array, kernel.gates, -1) for array in (operands.recurrent, of_gates))
+        parts = [*zip(operands.dropped, columns, blocks, strict=True)]
         gradients = [kernel_gradient(part, before * mask, d, cell.precision) for mask, part, d in parts]
         d_recurrent = jnp.concatenate(gradients, -1)
         # For which hardly anybody asks; otherwise XLA drops it.
         d_dropped = jnp.stack([(before * (d @ part.T)).sum(0) for _, part, d in parts]).astype(dtype)
-    d_x = jnp.concatenate(blocks[: kernel.gates], -1)
-    found = Operands(d_x, d_recurrent, d_bias, d_dropped, d_h, d_c, None, None)
+    found = Operands(d_sums[..., : kernel.gates * units], d_recurrent, d_bias, d_dropped, d_h, d_c, None, None)
     return jax.tree.map(lambda gradient, array: gradient.astype(array.dtype), found, like)
 
 
@@ -169,14 +203,15 @@ def _operands(kernel: Kernel, layer: Layer) -> Operands:
     """What the kernels take; with zeros for units that the tile has and the layer has not."""
     weights, state, inputs = layer
     units, gates = kernel.tile.units, kernel.gates
-    _, *batch, _ = inputs.projected[0].shape
+    _, *batch, _ = inputs.projected.shape
     leaves = jax.tree.leaves(state.carry)
 
     def rows(array: jax.Array, axes: int) -> jax.Array:
         """With one batch axis behind so many others."""
         return array.reshape(*array.shape[:axes], -1, *array.shape[axes + len(batch) :])
 
-    x = jnp.concatenate([_filled(rows(part, 1), units) for part in inputs.projected], -1)
+    x = rows(inputs.projected, 1)
+    x = _filled(x.reshape(*x.shape[:2], gates, -1), units).reshape(*x.shape[:2], gates * units)
     dtype = x.dtype
     recurrent = _blocks(weights.kernels, gates)
     filled = jnp.pad(_filled(recurrent, units), ((0, units - recurrent.shape[0]), (0, 0), (0, 0)))
@@ -217,14 +252,15 @@ def _results(
 ) -> tuple[State, jax.Array | None]:
     """``(final state, outputs)`` from ``h`` of all steps and the last states; see ``loop.advance``."""
     _, state, inputs = layer
-    like, mask, options = inputs.projected[0], inputs.mask, loop.options
-    *batch, units = like.shape[1:]
+    cell: Any = loop.cell
+    mask, options, dtype = inputs.mask, loop.options, inputs.projected.dtype
+    batch, units = inputs.projected.shape[1:-1], cell.units
     leaves, tree = jax.tree.flatten(state.carry)
     new = [one[:, :units].reshape(*batch, units) for one in (h, c) if one is not None]
     carry = jax.tree.unflatten(tree, [one.astype(leaf.dtype) for one, leaf in zip(new, leaves, strict=True)])
     output = None
     if loop.holds:
-        last = new[0].astype(like.dtype)
+        last = new[0].astype(dtype)
         output = last if mask is None else select(mask.any(0), last, jnp.zeros_like(last))
     if not options.return_sequences:
         return State(carry, output), None
@@ -237,4 +273,11 @@ def _results(
     return State(carry, output), outputs
 
 
-_layer = differentiable(_forward, _backward, lambda loop, layer: fused.scan(loop, *layer))
+def _by_xla(loop: Loop, layer: Layer) -> tuple[State, jax.Array | None]:
+    """The same, for second derivatives."""
+    weights, state, inputs = layer
+    cell: Any = loop.cell
+    return fused.scan(loop, weights, state, inputs._replace(projected=tuple(cell.split_gates(inputs.projected))))
+
+
+_layer = differentiable(_forward, _backward, _by_xla)

@@ -23,7 +23,7 @@ INTERFACE = 1
 _REBUILD = "install flax_rnn again, in a checkout with `pip install -e .`"
 
 # What is compiled for 8.0 runs on all of 8; for others there are instructions that no other has.
-_ARCHITECTURES = {"8.0": "sm_80", "8.6": "sm_80", "8.9": "sm_80", "9.0": "sm_90a", "10.0": "sm_100a"}
+ARCHITECTURES = {"8.0": "sm_80", "8.6": "sm_80", "8.9": "sm_80", "9.0": "sm_90a", "10.0": "sm_100a"}
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def absent() -> str | None:
     library = _launcher()
     if isinstance(library, str):
         return library
-    reason = native._ask(library, "FlaxRnnCudaDriverAbsent", ctypes.c_char_p)
+    reason = native.ask(library, "FlaxRnnCudaDriverAbsent", ctypes.c_char_p)
     return reason.decode() if reason else compiler.absent() or _register(library, "FlaxRnnCudaLaunch", "CUDA")
 
 
@@ -45,7 +45,7 @@ def absent_on_host() -> str | None:
 
 def architecture(device: Any) -> str | None:
     """What kernels are compiled for to run on this ``jax.Device``; ``None`` if there are none for it."""
-    return _ARCHITECTURES.get(getattr(device, "compute_capability", ""))
+    return ARCHITECTURES.get(getattr(device, "compute_capability", ""))
 
 
 def here() -> str:
@@ -88,16 +88,16 @@ def find(folder: pathlib.Path) -> ctypes.CDLL | str:
     if not path.exists():
         return f"the launch of CUDA kernels was not built when flax_rnn was installed: {_REBUILD}"
     try:
-        if native._is_cut_off(path):
+        if native.is_cut_off(path):
             raise OSError("the file is cut off")
         library = ctypes.CDLL(str(path.absolute()))
     except OSError as error:
         return f"the launch of CUDA kernels is broken ({path.name}: {error}): {_REBUILD}"
-    interface = native._ask(library, "FlaxRnnCudaInterface", ctypes.c_int64)
+    interface = native.ask(library, "FlaxRnnCudaInterface", ctypes.c_int64)
     if interface != INTERFACE:
         return f"the launch of CUDA kernels is stale (interface {interface}, expected {INTERFACE}): {_REBUILD}"
     digest = builds.digest()
-    if digest not in (None, (native._ask(library, "FlaxRnnCudaDigest", ctypes.c_char_p) or b"").decode()):
+    if digest not in (None, (native.ask(library, "FlaxRnnCudaDigest", ctypes.c_char_p) or b"").decode()):
         return f"the launch of CUDA kernels is stale (compiled from another source): {_REBUILD}"
     return library
 

@@ -65,22 +65,22 @@ def find(folder: pathlib.Path) -> ctypes.CDLL | str:
 def load(path: pathlib.Path, digest: str | None) -> ctypes.CDLL | str:
     """The library at ``path``, or what is wrong with it; it has to be of this digest if one is given."""
     try:
-        if _is_cut_off(path):
+        if is_cut_off(path):
             raise OSError("the file is cut off")
         library = ctypes.CDLL(str(path.absolute()))
     except OSError as error:
         return f"the kernels are broken ({path.name}: {error}): {_REBUILD}"
-    interface = _ask(library, "FlaxRnnInterface", ctypes.c_int64)
+    interface = ask(library, "FlaxRnnInterface", ctypes.c_int64)
     if interface != INTERFACE:
         return f"the kernels are stale (interface {interface}, expected {INTERFACE}): {_REBUILD}"
-    if digest not in (None, (_ask(library, "FlaxRnnDigest", ctypes.c_char_p) or b"").decode()):
+    if digest not in (None, (ask(library, "FlaxRnnDigest", ctypes.c_char_p) or b"").decode()):
         return f"the kernels are stale (compiled from other sources): {_REBUILD}"
-    if not _ask(library, "FlaxRnnSupported", ctypes.c_bool):
+    if not ask(library, "FlaxRnnSupported", ctypes.c_bool):
         return "the kernels were built for other processors"
     return library
 
 
-def _ask(library: ctypes.CDLL, name: str, kind: type) -> Any:
+def ask(library: ctypes.CDLL, name: str, kind: type) -> Any:
     """What the function of this name returns; ``None`` if there is none."""
     function = getattr(library, name, None)
     if function is None:
@@ -89,7 +89,7 @@ def _ask(library: ctypes.CDLL, name: str, kind: type) -> Any:
     return function()
 
 
-def _is_cut_off(path: pathlib.Path) -> bool:
+def is_cut_off(path: pathlib.Path) -> bool:
     """Whether an ELF file lacks its end, which is the table of its sections: loading it would end the process."""
     with path.open("rb") as file:
         header = file.read(64)

@@ -8,7 +8,7 @@
 #ifndef FLAX_RNN_CUDA_BACKWARD_CUH_
 #define FLAX_RNN_CUDA_BACKWARD_CUH_
 
-#include "shape.cuh"
+#include "exchange.cuh"
 
 namespace flax_rnn {
 
@@ -21,11 +21,29 @@ struct BackwardArguments {
   const u8 *mask, *resets;  // (T, B)
   const E* dropped;         // (G, B, H)
   const float *h0, *c0;     // (B, H)
-  const float* d_outputs;   // (T, B, H)
+  const E* d_outputs;       // (T, B, H)
   const float *d_h, *d_c;   // (B, H)
   E* d_sums;                // (T, B, S H)
   float *d_h0, *d_c0;       // (B, H)
   int steps, rows, flags;
+};
+
+// Where the numbers of a step are, among those of one step.
+template <class S>
+struct BackwardPlaces {
+  bool there[S::kOwn];
+  u32 row[S::kOwn], unit[S::kOwn], values[S::kOwn], sums[S::kOwn];
+
+  FLAX_RNN_DEVICE BackwardPlaces(const Place<S>& place, int rows) {
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) {
+      there[own] = place.Row(own) < rows;
+      row[own] = place.Readable(own, rows);
+      unit[own] = row[own] * S::H + place.Unit(own);
+      values[own] = row[own] * (S::kValues * S::H) + place.Unit(own);
+      sums[own] = row[own] * (S::kSums * S::H) + place.Unit(own);
+    }
+  }
 };
 
 // What a step reads.
@@ -35,30 +53,44 @@ struct StepSaved {
   float before[S::kOwn], d_output[S::kOwn];  // c of an LSTM, or h, ahead of the step
   u8 counts[S::kOwn], starts[S::kOwn];
 
-  FLAX_RNN_DEVICE void Load(const BackwardArguments<typename S::E>& in, const Place<S>& place, int step) {
+  FLAX_RNN_DEVICE void Load(const BackwardArguments<typename S::E>& in, const BackwardPlaces<S>& places, int step) {
     typedef typename S::Cell Cell;
-    const bool reverse = in.flags & kReverse;
-    const long long time = reverse ? in.steps - 1 - step : step, previous = reverse ? time + 1 : time - 1;
+    const long long time = in.flags & kReverse ? in.steps - 1 - step : step;
+    const long long previous = in.flags & kReverse ? time + 1 : time - 1;
+    const typename S::E* const of_step = in.values + time * in.rows * (S::kValues * S::H);
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
-      const int row = place.Row(own), unit = place.Unit(own);
-      const bool there = row < in.rows;
-      const long long at = time * in.rows + row;
+      const typename S::E* const from = of_step + places.values[own];
 #pragma unroll
-      for (int value = 0; value < Cell::kValues; value++)
-        values[value][own] = there ? in.values[(at * Cell::kValues + value) * S::H + unit] : (typename S::E)0;
-      before[own] = there ? State(in, step ? previous : -1, row, unit) : 0.0f;
-      d_output[own] = there && (in.flags & kKeepOutputs) ? in.d_outputs[at * S::H + unit] : 0.0f;
-      counts[own] = there && (!(in.flags & kMasked) || in.mask[at]);
-      starts[own] = there && (in.flags & kResets) && in.resets[at];
+      for (int value = 0; value < Cell::kValues; value++) values[value][own] = from[value * S::H];
+    }
+    State(in, places, step ? previous : -1, before);
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) d_output[own] = 0.0f, counts[own] = 1, starts[own] = 0;
+    if (in.flags & kKeepOutputs) {
+#pragma unroll
+      for (int own = 0; own < S::kOwn; own++)
+        d_output[own] = Wide((in.d_outputs + time * in.rows * S::H)[places.unit[own]]);
+    }
+    if (in.flags & kMasked) {
+#pragma unroll
+      for (int own = 0; own < S::kOwn; own++) counts[own] = (in.mask + time * in.rows)[places.row[own]];
+    }
+    if (in.flags & kResets) {
+#pragma unroll
+      for (int own = 0; own < S::kOwn; own++) starts[own] = (in.resets + time * in.rows)[places.row[own]];
     }
   }
 
   // c of an LSTM, or h, behind a step, or at first, where the time is -1.
-  FLAX_RNN_DEVICE static float State(const BackwardArguments<typename S::E>& in, long long time, int row, int unit) {
-    const long long first = (long long)row * S::H + unit, at = (time * in.rows + row) * S::H + unit;
-    if (S::Cell::kHasCells) return time < 0 ? in.c0[first] : in.cells[at];
-    return time < 0 ? in.h0[first] : Wide(in.outputs[at]);
+  FLAX_RNN_DEVICE static void State(const BackwardArguments<typename S::E>& in, const BackwardPlaces<S>& places,
+                                    long long time, float (&state)[S::kOwn]) {
+    const float* const wide = S::Cell::kHasCells ? time < 0 ? in.c0 : in.cells + time * in.rows * S::H : in.h0;
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) {
+      const u32 at = places.unit[own];
+      state[own] = S::Cell::kHasCells || time < 0 ? wide[at] : Wide((in.outputs + time * in.rows * S::H)[at]);
+    }
   }
 };
 
@@ -130,29 +162,35 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
   typedef typename S::E E;
   typedef typename S::Cell Cell;
   const Place<S> place;
-  u32* const gradients = SharedMemory();
-  u32* const all_shares = gradients + kRows * S::kBackStride;
+  u32* const all_gradients = SharedMemory();
+  u32* const all_shares = all_gradients + 2 * S::kGradients;
+  u32* const all_masks = all_shares + 2 * S::kShares;
+  const Exchange<S::C, S::kBackwardBytes> exchange(all_masks + S::kMasks);
   const BackwardWeights<S> weights(in.recurrent, place);
-  const BackwardMasks<S> masks(in, place, all_shares + 2 * S::kShares);
+  const BackwardMasks<S> masks(in, place, all_masks);
+  const BackwardPlaces<S> places(place, in.rows);
   StepSaved<S> next;
-  next.Load(in, place, in.steps - 1);
+  next.Load(in, places, in.steps - 1);
 
   float d_h[S::kOwn], d_c[S::kOwn], after[S::kOwn];
   const long long last = in.flags & kReverse ? 0 : in.steps - 1;
 #pragma unroll
   for (int own = 0; own < S::kOwn; own++) {
-    const int row = place.Row(own), unit = place.Unit(own);
-    const bool there = row < in.rows;
-    const long long at = (long long)row * S::H + unit;
-    d_h[own] = there ? in.d_h[at] : 0.0f;
-    d_c[own] = there && Cell::kHasCells ? in.d_c[at] : 0.0f;
-    after[own] = there ? StepSaved<S>::State(in, last, row, unit) : 0.0f;
+    d_h[own] = in.d_h[places.unit[own]];
+    d_c[own] = Cell::kHasCells ? in.d_c[places.unit[own]] : 0.0f;
   }
+  StepSaved<S>::State(in, places, last, after);
+  exchange.Open();
   SyncCluster<S::C>();
 
   for (int step = in.steps - 1; step >= 0; step--) {
+    const int number = in.steps - 1 - step;
+    u32* const gradients = all_gradients + (number & 1) * S::kGradients;
+    u32* const shares = all_shares + (number & 1) * S::kShares;
     const StepSaved<S> now = next;
-    if (step) next.Load(in, place, step - 1);
+    if (step) next.Load(in, places, step - 1);
+    const long long first_row = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows;
+    E* const d_sums_of_step = in.d_sums + first_row * (S::kSums * S::H);
 
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
@@ -166,11 +204,11 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
       }
       after[own] = now.before[own];
 
-      const int row = place.Row(own);
-      const long long at = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows + row;
+      if (places.there[own]) {
+        E* const to = d_sums_of_step + places.sums[own];
 #pragma unroll
-      for (int sum = 0; sum < S::kSums; sum++)
-        if (row < in.rows) in.d_sums[(at * S::kSums + sum) * S::H + place.Unit(own)] = Narrow(d_sums[sum], E());
+        for (int sum = 0; sum < S::kSums; sum++) to[sum * S::H] = Narrow(d_sums[sum], E());
+      }
       u32* const to = gradients + place.OwnRow(own) * S::kBackStride;
 #pragma unroll
       for (int gate = 0; gate < S::kGates; gate++) {
@@ -185,7 +223,6 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
     }
     SyncBlock();
 
-    u32* const shares = all_shares + (step & 1) * S::kShares;
     const u32* const from = gradients + place.g * S::kBackStride + place.q;
     float products[S::kBackTiles][4] = {};
 #pragma unroll
@@ -210,14 +247,14 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
     }
 #pragma unroll
     for (int tile = 0; tile < S::kBackTiles; tile++) {
-      const int number = BackwardWeights<S>::Number(tile);
+      const int tile_of_all = BackwardWeights<S>::Number(tile);
       Words words;
 #pragma unroll
       for (int r = 0; r < 4; r++) words.at[r] = Bits(products[tile][r]);
-      u32* const to = shares + ((place.rank * S::kGroups + number % S::kGroups) * 32 + place.lane) * 4;
-      StoreRemote<S::C>(to, number / S::kGroups, words);
+      u32* const to = shares + ((place.rank * S::kGroups + tile_of_all % S::kGroups) * 32 + place.lane) * 4;
+      exchange.Tell(to, tile_of_all / S::kGroups, words, number);
     }
-    SyncCluster<S::C>();
+    exchange.Await(number);
 
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
@@ -232,11 +269,9 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
 
 #pragma unroll
   for (int own = 0; own < S::kOwn; own++) {
-    const int row = place.Row(own);
-    if (row >= in.rows) continue;
-    const long long at = (long long)row * S::H + place.Unit(own);
-    in.d_h0[at] = d_h[own];
-    if (Cell::kHasCells) in.d_c0[at] = d_c[own];
+    if (!places.there[own]) continue;
+    in.d_h0[places.unit[own]] = d_h[own];
+    if (Cell::kHasCells) in.d_c0[places.unit[own]] = d_c[own];
   }
 }
 

@@ -17,16 +17,12 @@ struct Element {
 FLAX_RNN_DEVICE float Wide(u16 x) { return Float((u32)x << 16); }
 FLAX_RNN_DEVICE float Wide(float x) { return x; }
 
-// To the nearest, ties to even.
-FLAX_RNN_DEVICE u16 Narrow(float x, u16) {
-  const u32 bits = Bits(x);
-  return x != x ? 0x7fff : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
+FLAX_RNN_DEVICE u16 Narrow(float x, u16) { return Bfloat16(x); }
 FLAX_RNN_DEVICE float Narrow(float x, float) { return x; }
 
 // The bits that a product takes.
 FLAX_RNN_DEVICE u32 Operand(u16 x) { return x; }
-FLAX_RNN_DEVICE u32 Operand(float x) { return x != x ? Bits(x) : (Bits(x) + 0x1000) & 0xffffe000u; }
+FLAX_RNN_DEVICE u32 Operand(float x) { return Tf32(x); }
 
 // kPerWord elements one after the other, as a product takes them.
 FLAX_RNN_DEVICE u32 OperandWord(const u16* from, long long stride) { return from[0] | (u32)from[stride] << 16; }

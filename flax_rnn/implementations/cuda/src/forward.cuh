@@ -24,24 +24,49 @@ struct ForwardArguments {
   int steps, rows, flags;
 };
 
+// Where the numbers of a step are, among those of one step: offsets of 32 bits, since those of 64 take most of a step.
+template <class S>
+struct ForwardPlaces {
+  bool there[S::kOwn];
+  u32 row[S::kOwn], x[S::kOwn], unit[S::kOwn], values[S::kOwn];
+
+  FLAX_RNN_DEVICE ForwardPlaces(const Place<S>& place, int rows) {
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) {
+      there[own] = place.Row(own) < rows;
+      row[own] = place.Readable(own, rows);
+      x[own] = row[own] * (S::kGates * S::H) + place.Unit(own);
+      unit[own] = row[own] * S::H + place.Unit(own);
+      values[own] = row[own] * (S::kValues * S::H) + place.Unit(own);
+    }
+  }
+};
+
 // What a step reads.
 template <class S>
 struct StepInputs {
   typename S::E x[S::kGates][S::kOwn];
   u8 counts[S::kOwn], starts_next[S::kOwn];  // whether the step is not masked, and whether the next one is a reset
 
-  FLAX_RNN_DEVICE void Load(const ForwardArguments<typename S::E>& in, const Place<S>& place, int step) {
-    const bool reverse = in.flags & kReverse;
-    const long long time = reverse ? in.steps - 1 - step : step, next = reverse ? time - 1 : time + 1;
+  FLAX_RNN_DEVICE void Load(const ForwardArguments<typename S::E>& in, const ForwardPlaces<S>& places, int step) {
+    const long long time = in.flags & kReverse ? in.steps - 1 - step : step;
+    const long long next = in.flags & kReverse ? time - 1 : time + 1;
+    const typename S::E* const of_step = in.x + time * in.rows * (S::kGates * S::H);
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
-      const int row = place.Row(own);
-      const bool there = row < in.rows;
-      const typename S::E* from = in.x + (time * in.rows + row) * S::kGates * S::H + place.Unit(own);
+      const typename S::E* const from = of_step + places.x[own];
 #pragma unroll
-      for (int gate = 0; gate < S::kGates; gate++) x[gate][own] = there ? from[gate * S::H] : (typename S::E)0;
-      counts[own] = there && (!(in.flags & kMasked) || in.mask[time * in.rows + row]);
-      starts_next[own] = there && (in.flags & kResets) && step + 1 < in.steps && in.resets[next * in.rows + row];
+      for (int gate = 0; gate < S::kGates; gate++) x[gate][own] = from[gate * S::H];
+    }
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) counts[own] = 1, starts_next[own] = 0;
+    if (in.flags & kMasked) {
+#pragma unroll
+      for (int own = 0; own < S::kOwn; own++) counts[own] = (in.mask + time * in.rows)[places.row[own]];
+    }
+    if ((in.flags & kResets) && step + 1 < in.steps) {
+#pragma unroll
+      for (int own = 0; own < S::kOwn; own++) starts_next[own] = (in.resets + next * in.rows)[places.row[own]];
     }
   }
 };
@@ -110,34 +135,36 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
   const Place<S> place;
   u32* const states = SharedMemory();
   float* const parts = reinterpret_cast<float*>(states + 2 * S::kState);
+  const Exchange<S::C, S::kForwardBytes> exchange(states + 2 * S::kState + S::kParts);
   const ForwardWeights<S> weights(in.recurrent, place);
+  const ForwardPlaces<S> places(place, in.rows);
   StepInputs<S> next;
-  next.Load(in, place, 0);
+  next.Load(in, places, 0);
 
   float h[S::kOwn], c[S::kOwn], bias[S::kOwn], dropped[S::kCopies][S::kOwn];
   const long long first = in.flags & kReverse ? in.steps - 1 : 0;
 #pragma unroll
   for (int own = 0; own < S::kOwn; own++) {
-    const int row = place.Row(own), unit = place.Unit(own);
-    const bool there = row < in.rows && !((in.flags & kResets) && in.resets[first * in.rows + row]);
-    const long long at = (long long)row * S::H + unit;
-    h[own] = there ? in.h0[at] : 0.0f;
-    c[own] = there && Cell::kHasCells ? in.c0[at] : 0.0f;
-    bias[own] = Cell::kSums > Cell::kGates ? in.bias[unit] : 0.0f;
+    const bool starts = (in.flags & kResets) && in.resets[first * in.rows + places.row[own]];
+    h[own] = starts ? 0.0f : in.h0[places.unit[own]];
+    c[own] = starts || !Cell::kHasCells ? 0.0f : in.c0[places.unit[own]];
+    bias[own] = Cell::kSums > Cell::kGates ? in.bias[place.Unit(own)] : 0.0f;
 #pragma unroll
     for (int copy = 0; copy < S::kCopies; copy++) {
-      const bool drops = S::kDropped && row < in.rows;
-      dropped[copy][own] = drops ? Wide(in.dropped[(long long)copy * in.rows * S::H + at]) : 1.0f;
+      const long long of_copy = (long long)copy * in.rows * S::H;
+      dropped[copy][own] = S::kDropped ? Wide((in.dropped + of_copy)[places.unit[own]]) : 1.0f;
     }
   }
   FirstState<S>(in, place, states);
+  exchange.Open();
   SyncCluster<S::C>();
 
   for (int step = 0; step < in.steps; step++) {
     const u32* state = states + (step & 1) * S::kState;
     u32* const after = states + (~step & 1) * S::kState;
     const StepInputs<S> now = next;
-    if (step + 1 < in.steps) next.Load(in, place, step + 1);
+    if (step + 1 < in.steps) next.Load(in, places, step + 1);
+    const long long first_row = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows;
 
     float sums[S::kGates][4] = {};
     weights.Times(state, place, sums);
@@ -171,32 +198,30 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
       Cell::template Step<A, R>(x, products, bias[own], new_h, new_c, values);
       if (now.counts[own]) h[own] = new_h, c[own] = new_c;
 
-      const int row = place.Row(own), unit = place.Unit(own);
-      if (row < in.rows) {
-        const long long at = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows + row;
-        if (in.flags & kKeepOutputs) in.outputs[at * S::H + unit] = Narrow(h[own], E());
+      if (places.there[own]) {
+        if (in.flags & kKeepOutputs) (in.outputs + first_row * S::H)[places.unit[own]] = Narrow(h[own], E());
         if (in.flags & kKeepValues) {
+          E* const to = in.values + first_row * (S::kValues * S::H) + places.values[own];
 #pragma unroll
-          for (int value = 0; value < Cell::kValues; value++)
-            in.values[(at * Cell::kValues + value) * S::H + unit] = Narrow(values[value], E());
-          if (Cell::kHasCells) in.cells[at * S::H + unit] = c[own];
+          for (int value = 0; value < Cell::kValues; value++) to[value * S::H] = Narrow(values[value], E());
+          if (Cell::kHasCells) (in.cells + first_row * S::H)[places.unit[own]] = c[own];
         }
       }
       if (now.starts_next[own]) h[own] = c[own] = 0.0f;
 #pragma unroll
       for (int copy = 0; copy < S::kCopies; copy++)
-        Share<S>(after + copy * kRows * S::kStride, place, own, Narrow(h[own] * dropped[copy][own], E()));
+        if (step + 1 < in.steps)
+          Share(after + copy * kRows * S::kStride, place, own, Narrow(h[own] * dropped[copy][own], E()), exchange,
+                step);
     }
-    SyncCluster<S::C>();
+    if (step + 1 < in.steps) exchange.Await(step);
   }
 
 #pragma unroll
   for (int own = 0; own < S::kOwn; own++) {
-    const int row = place.Row(own);
-    if (row >= in.rows) continue;
-    const long long at = (long long)row * S::H + place.Unit(own);
-    in.h[at] = h[own];
-    if (Cell::kHasCells) in.c[at] = c[own];
+    if (!places.there[own]) continue;
+    in.h[places.unit[own]] = h[own];
+    if (Cell::kHasCells) in.c[places.unit[own]] = c[own];
   }
 }
 

@@ -19,7 +19,7 @@ static_assert(BYTES == 4 * (BACKWARD ? S::kBackwardWords : S::kForwardWords), "a
 
 FLAX_RNN_KERNEL(S::kThreads)
 flax_rnn_backward(const E* values, const float* cells, const E* outputs, const E* recurrent, const u8* mask,
-                  const u8* resets, const E* dropped, const float* h0, const float* c0, const float* d_outputs,
+                  const u8* resets, const E* dropped, const float* h0, const float* c0, const E* d_outputs,
                   const float* d_h, const float* d_c, E* d_sums, float* d_h0, float* d_c0, int steps, int rows,
                   int flags) {
   Backward<S, ACTIVATION, RECURRENT_ACTIVATION>({values, cells, outputs, recurrent, mask, resets, dropped, h0, c0,

@@ -28,14 +28,18 @@ struct Shape {
   static constexpr int kTiles = H / kDepth / kSplit, kStride = H / kPerWord + 4;
   static constexpr int kCopies = kDropped ? kGates : 1, kState = kCopies * kRows * kStride;
   static constexpr int kParts = kSplit > 1 ? kWarps * kGates * 4 * 32 : 0;
-  static constexpr int kForwardWords = 2 * kState + kParts;
+  static constexpr int kCounts = C > 1 ? 4 : 0;
+  static constexpr int kForwardWords = 2 * kState + kParts + kCounts;
+  static constexpr int kForwardBytes = kCopies * kRows * H * sizeof(E);  // that a block is sent in a step
 
   // The backward pass has the gradients of the block's own sums there, and from every block its share of those of the
   // block's own units; and dropout masks.
   static constexpr int kBackTiles = H / 16 / kWarps, kBackDepth = kUnits / kDepth;
   static constexpr int kBackStride = kGates * kUnits / kPerWord + 4, kShares = C * kGroups * 32 * 4;
   static constexpr int kMasks = kDropped ? H / 16 * kGates * 32 * 4 / kPerWord : 0;
-  static constexpr int kBackwardWords = kRows * kBackStride + 2 * kShares + kMasks;
+  static constexpr int kGradients = kRows * kBackStride;
+  static constexpr int kBackwardWords = 2 * kGradients + 2 * kShares + kMasks + kCounts;
+  static constexpr int kBackwardBytes = 4 * kShares;
 
   static_assert(H % (16 * C) == 0 && (H / kDepth) % kSplit == 0 && (H / 16) % kWarps == 0, "sizes of tiles.py");
 };
@@ -58,6 +62,8 @@ struct Place {
   FLAX_RNN_DEVICE int Unit(int own) const { return rank * S::kUnits + OwnUnit(own); }
   FLAX_RNN_DEVICE int OwnRow(int own) const { return 2 * q + (Part(own) & 1); }
   FLAX_RNN_DEVICE int Row(int own) const { return first_row + OwnRow(own); }
+  // Of the last tile some rows are not there. What reads goes to the last row in their place, and writes nothing.
+  FLAX_RNN_DEVICE int Readable(int own, int rows) const { return Row(own) < rows ? Row(own) : rows - 1; }
 };
 
 // What flags say; see kernels.py.
