@@ -19,7 +19,7 @@ _LEAST = 3  # points of a sweep
 
 def best_peer(row: dict[str, Any]) -> tuple[str, float] | None:
     """The fastest contestant that is not ours, and how many times our time it takes; ``None`` if one is missing."""
-    ours = row["contestants"].get(OURS[0])
+    ours = next((figures for name, figures in row["contestants"].items() if name in OURS), None)
     peers = {name: figures for name, figures in row["contestants"].items() if name not in OURS}
     if ours is None or not peers:
         return None
@@ -65,7 +65,7 @@ def plot_ratios(results: Rows, device: str, path: Path) -> None:
         panel.invert_yaxis()
         panel.axvline(1, color="black", linewidth=1)
         panel.set_xlim(0, 1.45 * max(ratio for _, ratio in peers))
-        panel.set(xlabel=f"time of the best peer / time of {OURS[0]}", title=f"{cell}: {device}")
+        panel.set(xlabel="time of the best peer / time of flax_rnn", title=f"{cell}: {device}")
         panel.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -148,6 +148,49 @@ def test_readme_is_short_and_has_what_was_measured() -> None:
             assert time == "-" if COLUMNS[column] not in found else agrees(time, found[COLUMNS[column]]), column
 
 
+ON_A_GPU = {"flax_rnn": "fused", "its `cudnn`": "cudnn", "Keras on JAX": "keras-jax", "PyTorch": "torch"}
+
+
+def on_a_gpu() -> dict[tuple[str, ...], dict[str, float]]:
+    """Milliseconds on the device, by cell, sizes, pass, dtype and variant."""
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in load("gpu-nvidia-h200")["results"]:
+        case = row["case"]
+        sizes = ", ".join(str(case[name]) for name in ("batch", "steps", "features", "units"))
+        key = case["cell"], sizes, case["phase"], case["dtype"], case["variant"]
+        found[key] = {name: figures["queued_ms"] for name, figures in row["contestants"].items()}
+    return found
+
+
+def test_a_gpu() -> None:
+    """All of it is in the page, and the best of it in README."""
+    measured = on_a_gpu()
+    rows = list(table(SPEED, "Measured on one NVIDIA H200"))
+    assert len(rows) == len(measured)
+    for row in rows:
+        name, _, variant = row["layer"].partition(", ")
+        case = CELLS[name], row["B, T, D, H"], row["pass"], row["dtype"], variant.replace(" ", "-") or "plain"
+        for column, contestant in ON_A_GPU.items():
+            time = measured[case].get(contestant)
+            assert row[column] == "-" if time is None else agrees_in_digits(row[column], time), (case, column)
+    for row in table(README, "NVIDIA H200"):
+        who = ON_A_GPU[row.pop("")]
+        for column, written in row.items():
+            name, _, rest = column.partition(", ")
+            phase, variant = (
+                ("forward", "plain") if rest == "forward" else ("training", rest.replace(" ", "-") or "plain")
+            )
+            time = measured[CELLS[name], "32, 80, 128, 128", phase, "tf32", variant].get(who)
+            assert written == "-" if time is None else agrees_in_digits(written, time), (who, column)
+    step = (RESULTS / "gpu-nvidia-h200.md").read_text().partition("A training step of the IMDB experiment:")[2]
+    assert step.strip().partition("\n\n")[0] in SPEED
+
+
+def agrees_in_digits(written: str, value: float) -> bool:
+    """Whether ``written`` is ``value`` in three digits."""
+    return written == f"{value:.3g}"
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/imdb.md"])
 def test_accuracies_and_times_of_the_experiment(document: str) -> None:
     runs = load("imdb_accuracy")["runs"]

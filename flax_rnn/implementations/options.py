@@ -24,8 +24,9 @@ class SequenceOptions(KerasNames):
       checkpoint_every: for long sequences: of how many steps each only one state is kept for the backward pass, which
         computes the others again; ``None`` to keep what all steps leave behind. About the root of the number of steps
         takes the least memory. Numbers and gradients stay the same.
-      implementation: how to evaluate the loop: ``"auto"`` for what is best, ``"scan"``, ``"fused"``, ``"native"`` or
-        ``"cudnn"``; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``, and no ``checkpoint_every``.
+      implementation: how to evaluate the loop: ``"auto"`` for what is best, ``"scan"``, ``"fused"``, ``"native"``,
+        ``"cudnn"`` or ``"cuda"``; see ``flax_rnn.choose``. Forward-mode derivatives need ``"scan"``, and no
+        ``checkpoint_every``.
 
     Raises:
       ValueError: for arguments that make no sense, such as unknown names.
