@@ -222,3 +222,10 @@ def test_the_picture_is_what_its_script_draws(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.syspath_prepend(str(figures))
     draw = runpy.run_path(str(figures / "speed.py"))["draw"]
     assert (figures / "speed.svg").read_text() == draw(load("grid-cpu"))
+
+
+def test_the_pictures_of_the_kernels_are_what_their_script_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = ROOT / "docs" / "figures"
+    monkeypatch.syspath_prepend(str(figures))
+    drawn = runpy.run_path(str(figures / "gpu_kernels.py"))["draw"]()
+    assert {name: (figures / name).read_text() for name in drawn} == drawn

@@ -68,8 +68,8 @@ def choose(
     * ``"scan"`` is ``jax.lax.scan``, which jax differentiates.
     * ``"cudnn"`` is NVIDIA's LSTM, through ``jax.experimental.rnn``: in float32, with tanh and sigmoid, any mask and
       dropout of inputs, on one GPU.
-    * ``"cuda"`` is a compiled kernel for whole sequences, on NVIDIA's GPUs: LSTM, SimpleRNN and GRU that resets after the
-      product, in bfloat16 or TF32, of 512 units at most. See ``flax_rnn.implementations.cuda``.
+    * ``"cuda"`` is a compiled kernel for whole sequences, on NVIDIA's GPUs: LSTM, SimpleRNN and GRU that resets after
+      the product, in bfloat16 or TF32, of 512 units at most. See ``flax_rnn.implementations.cuda``.
     * ``"auto"`` is the first of these, in this order, that can be had and is not known to be slower for this shape. On
       a GPU it is what was the fastest where it was measured, for this device and about this shape; ``"cudnn"`` and
       ``"cuda"`` are taken there only. See ``flax_rnn.implementations.measured``.

@@ -70,7 +70,7 @@ def test_values_equal_the_oracle(name: str, dtype: str, loop: str) -> None:
     assert_close(found, expected, dtype)
 
 
-@pytest.mark.each(2, at_most=14, full=3)
+@pytest.mark.each(2, at_most=14, full=2)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("reset", [True, False], ids=["resets", ""])
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", ""])
@@ -130,16 +130,16 @@ def test_cells_with_weights_as_cudnn_has_them(kind: Any, dtype: str) -> None:
 PAIRS = [*itertools.pairwise((*ACTIVATIONS, ACTIVATIONS[0]))]
 
 
-@pytest.mark.each(1, full=2)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.each(1)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_every_activation(pair: tuple[str, str], name: str, dtype: str) -> None:
+def test_every_activation(pair: tuple[str, str], name: str) -> None:
+    """In float32: where a derivative jumps, rounding to fewer digits leads to the other side of it."""
     options = dict(zip(("activation", "recurrent_activation"), pair[: 1 if name == "SimpleRNN" else 2], strict=False))
-    cell, plain = (CELLS[name](5, dtype=one, **options) for one in (dtype, None))
+    cell, plain = (CELLS[name](5, dtype=one, **options) for one in ("float32", None))
     weights, x, state = problem(cell, (3,), 4)
-    # So that nothing grows without bounds where neither does.
-    weights["recurrent_kernel"] /= 4
+    # So that nothing grows where neither has bounds.
+    weights = {name: leaf / (4 if name == "recurrent_kernel" else 2) for name, leaf in weights.items()}
     assert_gradients(cell, plain, (weights, x, state), return_sequences=True)
 
 

@@ -48,6 +48,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "an algorithm": (flax_rnn.LSTMCell(2, precision="BF16_BF16_F32"), {}, "not with precision 'BF16_BF16_F32'"),
     "float16": (LSTM, {"dtype": jnp.float16}, "the CUDA kernels take bfloat16 and float32, not float16"),
     "float64": (LSTM, {"dtype": np.float64}, "the CUDA kernels take bfloat16 and float32, not float64"),
+    "rounded outputs": (
+        flax_rnn.SimpleRNNCell(2, "hard_sigmoid"),
+        {"dtype": jnp.bfloat16},
+        "the gradient of 'hard_sigmoid' does not follow from outputs that are rounded to bfloat16",
+    ),
     "too many units": (
         flax_rnn.LSTMCell(513),
         {"dtype": jnp.bfloat16},

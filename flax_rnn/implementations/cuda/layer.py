@@ -1,9 +1,9 @@
 """A layer that the kernels run: all steps are one kernel forwards and one backwards.
 
 Products of inputs are ahead of the steps, and those of gradients behind them, all of them XLA's. They are of all gates
-at once, since each of several small ones takes as long to launch as to run. What the kernels take is made of a cell's
-prepared weights and projected inputs by plain jax code, ``_operands``, and what they return becomes outputs and states
-in ``_results``; jax differentiates both.
+at once, since each of several small ones takes as long to launch as to run. ``operands_of`` makes what the kernels take
+of a cell's prepared weights and projected inputs, and ``results_of`` makes outputs and states of what they return; both
+are plain jax code, which jax differentiates.
 
 The kernels themselves cannot be differentiated, so a second derivative is that of ``fused``, which has the same values.
 """
@@ -16,23 +16,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
-from flax_rnn import activations
-from flax_rnn.cells.dense import RecurrentWeights
 from flax_rnn.cells.dropout import DropoutMasks
 from flax_rnn.cells.protocol import Carry
 from flax_rnn.implementations import fused, partitioned
 from flax_rnn.implementations.cuda import kernels, library
 from flax_rnn.implementations.cuda.kernels import Kernel, Operands, Saved
+from flax_rnn.implementations.cuda.operands import Layer, operands_of, results_of
 from flax_rnn.implementations.cuda.tiles import Tile, tile
 from flax_rnn.implementations.derivatives import differentiable, floats, merged
 from flax_rnn.implementations.loop import Arrays, Inputs, Loop, State, select, used
-from flax_rnn.implementations.native.kernels import ACTIVATIONS, kind
+from flax_rnn.implementations.native.kernels import activation_name, kind
 from flax_rnn.implementations.precision import allows_tf32
 from flax_rnn.implementations.products import kernel_gradient
 from flax_rnn.implementations.protocol import Request
-
-Layer = tuple[RecurrentWeights, State, Inputs]
-"""What the loop takes."""
 
 
 class Cuda:
@@ -70,12 +66,20 @@ def unsupported(cell: Any, dtype: Any) -> str | None:
         before = ", which resets before the product" if kind(cell) else ""
         return f"there is no CUDA kernel for {type(cell).__name__}{before}"
     for name in ("activation", "recurrent_activation"):
-        if _activation(getattr(cell, name, None)) is None:
+        if activation_name(getattr(cell, name, None)) is None:
             return f"the CUDA kernels have no {name} {getattr(cell, name)!r}"
     if dtype == jnp.float32 and not allows_tf32(cell.precision):
-        return f"the CUDA kernels compute in TF32 where arrays are float32, not with precision {cell.precision!r}"
+        config: Any = jax.config
+        asked = cell.precision or config.jax_default_matmul_precision
+        return f"the CUDA kernels compute in TF32 where arrays are float32, not with precision {asked!r}"
     if dtype not in (jnp.float32, jnp.bfloat16):
         return f"the CUDA kernels take bfloat16 and float32, not {dtype}"
+    if (
+        kind(cell) == "simple_rnn"
+        and dtype == jnp.bfloat16
+        and str(activation_name(cell.activation)).startswith("hard")
+    ):
+        return f"the gradient of {cell.activation!r} does not follow from outputs that are rounded to bfloat16"
     return None
 
 
@@ -94,11 +98,6 @@ def _too_large(request: Request) -> str | None:
 
 def _tile(cell: Any, dtype: Any, rows: int) -> Tile | str:
     return tile(jnp.dtype(dtype).name, cell.units, rows, library.has_clusters())
-
-
-def _activation(activation: activations.Activation) -> str | None:
-    function = activations.get(activation)
-    return next((name for name in ACTIVATIONS if activations.get(name) is function), None)
 
 
 def _projected(cell: Any, params: Any, x: jax.Array, masks: DropoutMasks | None) -> jax.Array:
@@ -134,7 +133,7 @@ def _kernel(loop: Loop, inputs: Inputs) -> Kernel:
     cell: Any = loop.cell
     like = inputs.projected
     found = _tile(cell, like.dtype, math.prod(like.shape[1:-1]))
-    names = (_activation(getattr(cell, name, None)) for name in ("activation", "recurrent_activation"))
+    names = (activation_name(getattr(cell, name, None)) for name in ("activation", "recurrent_activation"))
     activation, recurrent = names
     name = kind(cell)
     assert isinstance(found, Tile) and name and activation and recurrent, "see `obstacle`"
@@ -144,25 +143,25 @@ def _kernel(loop: Loop, inputs: Inputs) -> Kernel:
 def _forward(loop: Loop, layer: Layer, keep: bool) -> tuple[tuple[State, Any], Saved]:
     """``((final state, outputs), saved)``."""
     kernel = _kernel(loop, layer[2])
-    saved, h, c = kernels.forward(kernel, _operands(kernel, layer), loop.options.return_sequences, keep)
-    return _results(loop, layer, saved.outputs, h, c), saved
+    saved, h, c = kernels.forward(kernel, operands_of(kernel, layer), loop.options.return_sequences, keep)
+    return results_of(loop, layer, saved.outputs, h, c), saved
 
 
 def _backward(loop: Loop, layer: Layer, saved: Saved, cotangents: Any) -> Any:
     """The gradients of what is differentiable in ``layer``."""
     kernel = _kernel(loop, layer[2])
-    operands, pull = jax.vjp(lambda some: floats_of(_operands(kernel, merged(layer, some))), floats(layer))
-    whole = _operands(kernel, layer)
+    operands, pull = jax.vjp(lambda some: _differentiable(operands_of(kernel, merged(layer, some))), floats(layer))
+    whole = operands_of(kernel, layer)
     last = jnp.zeros_like(saved.outputs[0], jnp.float32)
     c = None if whole.c is None else last
-    _, pull_results = jax.vjp(lambda outputs, h, c: _results(loop, layer, outputs, h, c), saved.outputs, last, c)
+    _, pull_results = jax.vjp(lambda outputs, h, c: results_of(loop, layer, outputs, h, c), saved.outputs, last, c)
     d_outputs, d_h, d_c = pull_results(cotangents)
     sequences = d_outputs if loop.options.return_sequences else None
     d_sums, d_h0, d_c0 = kernels.backward(kernel, whole, saved, sequences, d_h, d_c)
     return pull(_gradients(loop, kernel, whole, operands, saved, d_sums, d_h0, d_c0))[0]
 
 
-def floats_of(operands: Operands) -> Operands:
+def _differentiable(operands: Operands) -> Operands:
     """Without masks and resets."""
     return operands._replace(mask=None, resets=None)
 
@@ -197,80 +196,6 @@ def _before(kernel: Kernel, operands: Operands, outputs: jax.Array) -> jax.Array
     parts = [outputs[1:], first] if kernel.reverse else [first, outputs[:-1]]
     before = jnp.concatenate(parts)
     return before if operands.resets is None else select(~operands.resets, before, jnp.zeros_like(before))
-
-
-def _operands(kernel: Kernel, layer: Layer) -> Operands:
-    """What the kernels take; with zeros for units that the tile has and the layer has not."""
-    weights, state, inputs = layer
-    units, gates = kernel.tile.units, kernel.gates
-    _, *batch, _ = inputs.projected.shape
-    leaves = jax.tree.leaves(state.carry)
-
-    def rows(array: jax.Array, axes: int) -> jax.Array:
-        """With one batch axis behind so many others."""
-        return array.reshape(*array.shape[:axes], -1, *array.shape[axes + len(batch) :])
-
-    x = rows(inputs.projected, 1)
-    x = _filled(x.reshape(*x.shape[:2], gates, -1), units).reshape(*x.shape[:2], gates * units)
-    dtype = x.dtype
-    recurrent = _blocks(weights.kernels, gates)
-    filled = jnp.pad(_filled(recurrent, units), ((0, units - recurrent.shape[0]), (0, 0), (0, 0)))
-    masks = None if weights.masks is None else jnp.concatenate([_stacked(mask, len(batch)) for mask in weights.masks])
-    bias = None
-    if kernel.cell == "gru":
-        bias = jnp.zeros(units) if weights.bias is None else _filled(weights.bias, units)
-    return Operands(
-        x, filled.reshape(units, gates * units).astype(dtype), None if bias is None else bias.astype(jnp.float32),
-        None if masks is None else _filled(rows(masks, 1), units).astype(dtype),
-        *(_filled(rows(leaf, 0), units).astype(jnp.float32) for leaf in leaves), *(None,) * (2 - len(leaves)),
-        *(None if steps_of is None else rows(steps_of, 1) for steps_of in (inputs.mask, inputs.resets)),
-    )  # fmt: skip
-
-
-def _blocks(recurrent: tuple[jax.Array, ...], gates: int) -> jax.Array:
-    """``(H, G, H)`` of the arrays that ``DenseCell.prepare`` makes: ``(H, n H)``, or ``(n, H, H)``."""
-    parts = [
-        part.swapaxes(0, 1) if part.ndim == 3 else part.reshape(part.shape[0], -1, part.shape[0]) for part in recurrent
-    ]
-    found = jnp.concatenate(parts, 1)
-    assert found.shape[1] == gates
-    return found
-
-
-def _stacked(mask: jax.Array, batch_axes: int) -> jax.Array:
-    """``(n, *batch, H)`` of a mask of one gate or several."""
-    return mask if mask.ndim == batch_axes + 2 else mask[None]
-
-
-def _filled(array: jax.Array, units: int) -> jax.Array:
-    """With zeros at the end of the last axis."""
-    return jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, units - array.shape[-1])])
-
-
-def _results(
-    loop: Loop, layer: Layer, states: jax.Array, h: jax.Array, c: jax.Array | None
-) -> tuple[State, jax.Array | None]:
-    """``(final state, outputs)`` from ``h`` of all steps and the last states; see ``loop.advance``."""
-    _, state, inputs = layer
-    cell: Any = loop.cell
-    mask, options, dtype = inputs.mask, loop.options, inputs.projected.dtype
-    batch, units = inputs.projected.shape[1:-1], cell.units
-    leaves, tree = jax.tree.flatten(state.carry)
-    new = [one[:, :units].reshape(*batch, units) for one in (h, c) if one is not None]
-    carry = jax.tree.unflatten(tree, [one.astype(leaf.dtype) for one, leaf in zip(new, leaves, strict=True)])
-    output = None
-    if loop.holds:
-        last = new[0].astype(dtype)
-        output = last if mask is None else select(mask.any(0), last, jnp.zeros_like(last))
-    if not options.return_sequences:
-        return State(carry, output), None
-    outputs = states[..., :units].reshape(states.shape[0], *batch, units)
-    if mask is not None:
-        if not options.zero_output_for_mask:
-            # The last output, which is the state except ahead of the first step that counts.
-            mask = jax.lax.cummax(mask.astype(jnp.int32), axis=0, reverse=options.go_backwards) > 0
-        outputs = select(mask, outputs, jnp.zeros_like(outputs))
-    return State(carry, output), outputs
 
 
 def _by_xla(loop: Loop, layer: Layer) -> tuple[State, jax.Array | None]:

@@ -36,15 +36,14 @@ class Tile(NamedTuple):
     def shared_bytes(self, gates: int, dropped: bool, backward: bool, per_word: int) -> int:
         """Shared memory of a block; ``per_word`` is how many elements there are in 4 bytes."""
         own, groups = self.units // self.cluster, self.units // self.cluster // 16
-        counts = 4 if self.cluster > 1 else 0
         if backward:
             gradients = ROWS * (gates * own // per_word + 4)
             shares = self.cluster * groups * 32 * 4
             masks = self.units // 16 * gates * 32 * 4 // per_word if dropped else 0
-            return 4 * (2 * gradients + 2 * shares + masks + counts)
+            return 4 * (gradients + 2 * shares + masks)
         state = (gates if dropped else 1) * ROWS * (self.units // per_word + 4)
         parts = groups * self.split * gates * 4 * 32 if self.split > 1 else 0
-        return 4 * (2 * state + parts + counts)
+        return 4 * (2 * state + parts)
 
 
 TILES: dict[str, tuple[Tile, ...]] = {

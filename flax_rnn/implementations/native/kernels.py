@@ -96,7 +96,7 @@ def unsupported(cell: Any) -> str | None:
     if kernel(cell) is None:
         return f"there is no native kernel for {type(cell).__name__}"
     for name in ("activation", "recurrent_activation"):
-        if _activation(getattr(cell, name, None)) is None:
+        if activation_name(getattr(cell, name, None)) is None:
             return f"the native kernels have no {name} {getattr(cell, name)!r}"
     if cell.precision not in _EXACT:
         return f"the native kernels compute in float32, not with precision {cell.precision!r}"
@@ -208,8 +208,8 @@ def _kernel(cell: Any) -> Kernel:
 def _options(cell: Any, reverse: bool) -> dict[str, Any]:
     recurrent = getattr(cell, "recurrent_activation", None)
     return {
-        "activation": _activation(cell.activation),
-        "recurrent_activation": _activation(recurrent),
+        "activation": activation_name(cell.activation),
+        "recurrent_activation": activation_name(recurrent),
         "reverse": reverse,
     }
 
@@ -225,7 +225,7 @@ def _whole(carry: Any, h: jax.Array, c: jax.Array) -> Any:
     return jax.tree.unflatten(tree, [h, c][: tree.num_leaves])
 
 
-def _activation(activation: activations.Activation) -> str | None:
+def activation_name(activation: activations.Activation) -> str | None:
     """The kernels' name of an activation; ``None`` if they do not have it."""
     function = activations.get(activation)
     return next((name for name in ACTIVATIONS if activations.get(name) is function), None)

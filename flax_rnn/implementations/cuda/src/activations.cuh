@@ -37,6 +37,15 @@ FLAX_RNN_DEVICE float Gradient(float y, float d) {
   return d;
 }
 
+// The value as it is kept for the gradient, maybe in bfloat16: one below 1 must not be rounded to 1, where a hard
+// sigmoid has no gradient.
+template <int A>
+FLAX_RNN_DEVICE float Kept(float y) {
+  constexpr float kBelow = 1.0f - 1.0f / 256;
+  if constexpr (A == kHardSigmoid || A == kHardSigmoidKeras2) return y < 1.0f && y > kBelow ? kBelow : y;
+  return y;
+}
+
 }  // namespace flax_rnn
 
 #endif  // FLAX_RNN_CUDA_ACTIVATIONS_CUH_

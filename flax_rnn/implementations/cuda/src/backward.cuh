@@ -8,7 +8,7 @@
 #ifndef FLAX_RNN_CUDA_BACKWARD_CUH_
 #define FLAX_RNN_CUDA_BACKWARD_CUH_
 
-#include "exchange.cuh"
+#include "shape.cuh"
 
 namespace flax_rnn {
 
@@ -162,10 +162,9 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
   typedef typename S::E E;
   typedef typename S::Cell Cell;
   const Place<S> place;
-  u32* const all_gradients = SharedMemory();
-  u32* const all_shares = all_gradients + 2 * S::kGradients;
+  u32* const gradients = SharedMemory();
+  u32* const all_shares = gradients + S::kGradients;
   u32* const all_masks = all_shares + 2 * S::kShares;
-  const Exchange<S::C, S::kBackwardBytes> exchange(all_masks + S::kMasks);
   const BackwardWeights<S> weights(in.recurrent, place);
   const BackwardMasks<S> masks(in, place, all_masks);
   const BackwardPlaces<S> places(place, in.rows);
@@ -180,15 +179,12 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
     d_c[own] = Cell::kHasCells ? in.d_c[places.unit[own]] : 0.0f;
   }
   StepSaved<S>::State(in, places, last, after);
-  exchange.Open();
   SyncCluster<S::C>();
 
   for (int step = in.steps - 1; step >= 0; step--) {
-    const int number = in.steps - 1 - step;
-    u32* const gradients = all_gradients + (number & 1) * S::kGradients;
-    u32* const shares = all_shares + (number & 1) * S::kShares;
+    u32* const shares = all_shares + (step & 1) * S::kShares;
     const StepSaved<S> now = next;
-    if (step) next.Load(in, places, step - 1);
+    if (!S::kDropped && step) next.Load(in, places, step - 1);
     const long long first_row = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows;
     E* const d_sums_of_step = in.d_sums + first_row * (S::kSums * S::H);
 
@@ -221,6 +217,8 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
         }
       }
     }
+    // No sooner, as registers are full.
+    if (S::kDropped && step) next.Load(in, places, step - 1);
     SyncBlock();
 
     const u32* const from = gradients + place.g * S::kBackStride + place.q;
@@ -247,14 +245,14 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
     }
 #pragma unroll
     for (int tile = 0; tile < S::kBackTiles; tile++) {
-      const int tile_of_all = BackwardWeights<S>::Number(tile);
+      const int number = BackwardWeights<S>::Number(tile);
       Words words;
 #pragma unroll
       for (int r = 0; r < 4; r++) words.at[r] = Bits(products[tile][r]);
-      u32* const to = shares + ((place.rank * S::kGroups + tile_of_all % S::kGroups) * 32 + place.lane) * 4;
-      exchange.Tell(to, tile_of_all / S::kGroups, words, number);
+      u32* const to = shares + ((place.rank * S::kGroups + number % S::kGroups) * 32 + place.lane) * 4;
+      StoreRemote<S::C>(to, number / S::kGroups, words);
     }
-    exchange.Await(number);
+    SyncCluster<S::C>();
 
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {

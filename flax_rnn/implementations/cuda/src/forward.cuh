@@ -28,16 +28,17 @@ struct ForwardArguments {
 template <class S>
 struct ForwardPlaces {
   bool there[S::kOwn];
-  u32 row[S::kOwn], x[S::kOwn], unit[S::kOwn], values[S::kOwn];
+  u32 row[S::kOwn], unit[S::kOwn];
+
+  // Of what has so many numbers for each unit.
+  FLAX_RNN_DEVICE u32 Of(int own, int many) const { return unit[own] + row[own] * ((many - 1) * S::H); }
 
   FLAX_RNN_DEVICE ForwardPlaces(const Place<S>& place, int rows) {
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
       there[own] = place.Row(own) < rows;
       row[own] = place.Readable(own, rows);
-      x[own] = row[own] * (S::kGates * S::H) + place.Unit(own);
       unit[own] = row[own] * S::H + place.Unit(own);
-      values[own] = row[own] * (S::kValues * S::H) + place.Unit(own);
     }
   }
 };
@@ -54,7 +55,7 @@ struct StepInputs {
     const typename S::E* const of_step = in.x + time * in.rows * (S::kGates * S::H);
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
-      const typename S::E* const from = of_step + places.x[own];
+      const typename S::E* const from = of_step + places.Of(own, S::kGates);
 #pragma unroll
       for (int gate = 0; gate < S::kGates; gate++) x[gate][own] = from[gate * S::H];
     }
@@ -135,7 +136,6 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
   const Place<S> place;
   u32* const states = SharedMemory();
   float* const parts = reinterpret_cast<float*>(states + 2 * S::kState);
-  const Exchange<S::C, S::kForwardBytes> exchange(states + 2 * S::kState + S::kParts);
   const ForwardWeights<S> weights(in.recurrent, place);
   const ForwardPlaces<S> places(place, in.rows);
   StepInputs<S> next;
@@ -156,14 +156,14 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
     }
   }
   FirstState<S>(in, place, states);
-  exchange.Open();
   SyncCluster<S::C>();
 
   for (int step = 0; step < in.steps; step++) {
     const u32* state = states + (step & 1) * S::kState;
     u32* const after = states + (~step & 1) * S::kState;
     const StepInputs<S> now = next;
-    if (step + 1 < in.steps) next.Load(in, places, step + 1);
+    const bool more = step + 1 < in.steps;
+    if (!S::kDropped && more) next.Load(in, places, step + 1);
     const long long first_row = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows;
 
     float sums[S::kGates][4] = {};
@@ -201,7 +201,7 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
       if (places.there[own]) {
         if (in.flags & kKeepOutputs) (in.outputs + first_row * S::H)[places.unit[own]] = Narrow(h[own], E());
         if (in.flags & kKeepValues) {
-          E* const to = in.values + first_row * (S::kValues * S::H) + places.values[own];
+          E* const to = in.values + first_row * (S::kValues * S::H) + places.Of(own, S::kValues);
 #pragma unroll
           for (int value = 0; value < Cell::kValues; value++) to[value * S::H] = Narrow(values[value], E());
           if (Cell::kHasCells) (in.cells + first_row * S::H)[places.unit[own]] = c[own];
@@ -210,11 +210,11 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
       if (now.starts_next[own]) h[own] = c[own] = 0.0f;
 #pragma unroll
       for (int copy = 0; copy < S::kCopies; copy++)
-        if (step + 1 < in.steps)
-          Share(after + copy * kRows * S::kStride, place, own, Narrow(h[own] * dropped[copy][own], E()), exchange,
-                step);
+        Share(after + copy * kRows * S::kStride, place, own, Narrow(h[own] * dropped[copy][own], E()));
     }
-    if (step + 1 < in.steps) exchange.Await(step);
+    // No sooner, as registers are full.
+    if (S::kDropped && more) next.Load(in, places, step + 1);
+    SyncCluster<S::C>();
   }
 
 #pragma unroll

@@ -21,7 +21,7 @@ struct Gru {
     const float z = Activate<R>(x[0] + products[0]), r = Activate<R>(x[1] + products[1]);
     const float s = products[2] + bias, n = Activate<A>(x[2] + r * s);
     h = z * h + (1.0f - z) * n;
-    values[0] = z, values[1] = r, values[2] = n, values[3] = s;
+    values[0] = Kept<R>(z), values[1] = Kept<R>(r), values[2] = Kept<A>(n), values[3] = s;
   }
 
   // From the state before the step.

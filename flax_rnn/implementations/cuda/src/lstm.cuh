@@ -22,7 +22,7 @@ struct Lstm {
     const float g = Activate<A>(x[2] + products[2]), o = Activate<R>(x[3] + products[3]);
     c = f * c + i * g;
     h = o * Activate<A>(c);
-    values[0] = i, values[1] = f, values[2] = g, values[3] = o;
+    values[0] = Kept<R>(i), values[1] = Kept<R>(f), values[2] = Kept<A>(g), values[3] = Kept<R>(o);
   }
 
   // From the memory before and after the step. d_h becomes what goes to the state before it on a way of its own.

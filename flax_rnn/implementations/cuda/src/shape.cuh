@@ -28,9 +28,7 @@ struct Shape {
   static constexpr int kTiles = H / kDepth / kSplit, kStride = H / kPerWord + 4;
   static constexpr int kCopies = kDropped ? kGates : 1, kState = kCopies * kRows * kStride;
   static constexpr int kParts = kSplit > 1 ? kWarps * kGates * 4 * 32 : 0;
-  static constexpr int kCounts = C > 1 ? 4 : 0;
-  static constexpr int kForwardWords = 2 * kState + kParts + kCounts;
-  static constexpr int kForwardBytes = kCopies * kRows * H * sizeof(E);  // that a block is sent in a step
+  static constexpr int kForwardWords = 2 * kState + kParts;
 
   // The backward pass has the gradients of the block's own sums there, and from every block its share of those of the
   // block's own units; and dropout masks.
@@ -38,8 +36,7 @@ struct Shape {
   static constexpr int kBackStride = kGates * kUnits / kPerWord + 4, kShares = C * kGroups * 32 * 4;
   static constexpr int kMasks = kDropped ? H / 16 * kGates * 32 * 4 / kPerWord : 0;
   static constexpr int kGradients = kRows * kBackStride;
-  static constexpr int kBackwardWords = 2 * kGradients + 2 * kShares + kMasks + kCounts;
-  static constexpr int kBackwardBytes = 4 * kShares;
+  static constexpr int kBackwardWords = kGradients + 2 * kShares + kMasks;
 
   static_assert(H % (16 * C) == 0 && (H / kDepth) % kSplit == 0 && (H / 16) % kWarps == 0, "sizes of tiles.py");
 };
