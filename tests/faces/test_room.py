@@ -151,7 +151,8 @@ def test_the_core_and_the_rule(room: Any) -> None:
     assert "not recorded, since it is too short" in flax_rnn.choose(cell(1)).reason
     with pytest.raises(ValueError, match="implementation: 'recorded' cannot be had: it is too short"):
         flax_rnn.rnn(cell(1), cell(1).init_params(jax.random.key(0), 2), X, implementation="recorded")
-    with pytest.raises(ValueError, match=r"expected one of \('auto', 'recorded', 'native', 'fused', 'scan', 'cudnn'\)"):
+    names = r"\('auto', 'recorded', 'native', 'fused', 'scan', 'cudnn', 'cuda'\)"
+    with pytest.raises(ValueError, match=f"expected one of {names}"):
         flax_rnn.rnn(cell(3), weights, X, implementation="quick")
 
 
