@@ -9,7 +9,10 @@ from cuda_problems import ALL, close, compare
 
 from flax_rnn.implementations.cuda.tiles import Tile
 
-pytestmark = pytest.mark.skipif(cuda_kernels.COMPILER is None, reason="there is no C++ compiler")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(cuda_kernels.COMPILER is None, reason="there is no C++ compiler"),
+]
 
 KERNEL = Kernel("Lstm", "float32", Tile(128, 2, 2), dropped=True)
 

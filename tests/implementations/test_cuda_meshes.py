@@ -16,7 +16,7 @@ from meshes import alone, loss_of
 import flax_rnn
 
 gpu = cuda_device.gpu
-pytestmark = [cuda_device.needed, pytest.mark.usefixtures("gpu")]
+pytestmark = [pytest.mark.full, cuda_device.needed, pytest.mark.usefixtures("gpu")]
 
 B, T = 8, 3
 CELLS = {"LSTM": flax_rnn.LSTMCell(7), "GRU": flax_rnn.GRUCell(7)}

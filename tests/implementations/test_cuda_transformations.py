@@ -16,7 +16,7 @@ import flax_rnn.linen as linen_face
 import flax_rnn.nnx as nnx_face
 
 gpu = cuda_device.gpu
-pytestmark = [cuda_device.needed, pytest.mark.usefixtures("gpu")]
+pytestmark = [pytest.mark.full, cuda_device.needed, pytest.mark.usefixtures("gpu")]
 
 CELLS = {"LSTM": flax_rnn.LSTMCell(5), "GRU": flax_rnn.GRUCell(5), "SimpleRNN": flax_rnn.SimpleRNNCell(5)}
 MASK, RESETS = marks()
