@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ def _row(fault: str, ended: Counter[Verdict], details: list[str]) -> dict[str, A
 
 def versions() -> dict[str, str]:
     """Of the processor and the packages."""
-    return {"processor": f"{processor.name()}, {os.cpu_count()} cores"} | {name: version(name) for name in PACKAGES}
+    return {"processor": f"{processor.name()}, {os.cpu_count()} cores"} | {
+        name: version(name) for name in PACKAGES if _installed(name)
+    }
 
 
 def earlier(stem: Path) -> dict[str, Any]:
@@ -85,3 +87,10 @@ def page(groups: Mapping[str, Mapping[str, Any]]) -> str:
 def _origin(group: Mapping[str, Any]) -> str:
     found = ", ".join(f"{name} {text}" if name != "processor" else text for name, text in group["versions"].items())
     return f"`{group['command']}`, {group['seconds']:.0f} s; {found}"
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
