@@ -48,12 +48,13 @@ def start() -> Asked:
 def checks(implementations: Sequence[str], wanted: Sequence[str], cells: Sequence[str]) -> list[Check]:
     """What there is for these."""
     found: list[Check] = []
+    fewer = in_fewer_digits()
     for dtype in wanted:
-        for implementation, setting in itertools.product(implementations, everything()):
+        for setting, implementation in itertools.product(everything(), implementations):
             # The kernels for a GPU have nothing but fewer digits.
             whole = dtype == "float32" or implementation == "cuda"
             if (
-                (whole or setting in in_fewer_digits())
+                (whole or setting in fewer)
                 and setting.cell in cells
                 and (implementation != "auto" or setting.name in ALSO_AUTO)
             ):

@@ -42,14 +42,14 @@ class Kernel(NamedTuple):
         return {"lstm": 4, "gru": 3, "simple_rnn": 1}[self.cell]
 
     @property
-    def sums(self) -> tuple[int, ...]:
-        """Which of the sums takes the product of the state with the block of each gate."""
-        return (0, 1, 3) if self.cell == "gru" else (*range(self.gates),)
+    def sums(self) -> int:
+        """How many enter the gates of a unit: one more in a GRU, where the state's part of n is apart."""
+        return self.gates + (self.cell == "gru")
 
     @property
     def values(self) -> int:
         """How many are kept of a unit for the backward pass; as many as there are sums, or none."""
-        return 0 if self.cell == "simple_rnn" else 4
+        return 0 if self.cell == "simple_rnn" else self.sums
 
 
 class Operands(NamedTuple):
@@ -129,8 +129,7 @@ def backward(
     """
     steps, rows, _ = saved.outputs.shape
     units, lstm = kernel.tile.units, kernel.cell == "lstm"
-    sums = max(kernel.sums) + 1
-    types = [_type((steps, rows, sums * units), kernel.dtype), _type((rows, units)), _type((rows, lstm * units))]
+    types = [_type((steps, rows, kernel.sums * units), kernel.dtype), _type((rows, units)), _type((rows, lstm * units))]
     flags = _flags(kernel, operands) | _KEEP_OUTPUTS * (d_outputs is not None)
     arguments = (
         saved.values, saved.cells, saved.outputs, operands.recurrent, *_steps(operands),

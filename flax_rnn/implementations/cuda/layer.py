@@ -150,8 +150,13 @@ def _forward(loop: Loop, layer: Layer, keep: bool) -> tuple[tuple[State, Any], S
 def _backward(loop: Loop, layer: Layer, saved: Saved, cotangents: Any) -> Any:
     """The gradients of what is differentiable in ``layer``."""
     kernel = _kernel(loop, layer[2])
-    operands, pull = jax.vjp(lambda some: _differentiable(operands_of(kernel, merged(layer, some))), floats(layer))
-    whole = operands_of(kernel, layer)
+
+    def split(some: Any) -> tuple[Operands, tuple[Any, Any]]:
+        operands = operands_of(kernel, merged(layer, some))
+        return operands._replace(mask=None, resets=None), (operands.mask, operands.resets)
+
+    operands, pull, (mask, resets) = jax.vjp(split, floats(layer), has_aux=True)
+    whole = operands._replace(mask=mask, resets=resets)
     last = jnp.zeros_like(saved.outputs[0], jnp.float32)
     c = None if whole.c is None else last
     _, pull_results = jax.vjp(lambda outputs, h, c: results_of(loop, layer, outputs, h, c), saved.outputs, last, c)
@@ -159,11 +164,6 @@ def _backward(loop: Loop, layer: Layer, saved: Saved, cotangents: Any) -> Any:
     sequences = d_outputs if loop.options.return_sequences else None
     d_sums, d_h0, d_c0 = kernels.backward(kernel, whole, saved, sequences, d_h, d_c)
     return pull(_gradients(loop, kernel, whole, operands, saved, d_sums, d_h0, d_c0))[0]
-
-
-def _differentiable(operands: Operands) -> Operands:
-    """Without masks and resets."""
-    return operands._replace(mask=None, resets=None)
 
 
 def _gradients(

@@ -209,12 +209,7 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
 #pragma unroll
       for (int gate = 0; gate < S::kGates; gate++) {
         const float d_sum = d_sums[Cell::RecurrentSum(gate)];
-        const int place_of = gate * S::kUnits + place.OwnUnit(own);
-        if constexpr (sizeof(E) == 2) {
-          reinterpret_cast<u16*>(to)[place_of] = Narrow(d_sum, E());
-        } else {
-          to[place_of] = Operand(d_sum);
-        }
+        Put(to, gate * S::kUnits + place.OwnUnit(own), Narrow(d_sum, E()));
       }
     }
     // No sooner, as registers are full.

@@ -24,6 +24,10 @@ FLAX_RNN_DEVICE float Narrow(float x, float) { return x; }
 FLAX_RNN_DEVICE u32 Operand(u16 x) { return x; }
 FLAX_RNN_DEVICE u32 Operand(float x) { return Tf32(x); }
 
+// Into a row of them.
+FLAX_RNN_DEVICE void Put(u32* row, int index, u16 x) { reinterpret_cast<u16*>(row)[index] = x; }
+FLAX_RNN_DEVICE void Put(u32* row, int index, float x) { row[index] = Operand(x); }
+
 // kPerWord elements one after the other, as a product takes them.
 FLAX_RNN_DEVICE u32 OperandWord(const u16* from, long long stride) { return from[0] | (u32)from[stride] << 16; }
 FLAX_RNN_DEVICE u32 OperandWord(const float* from, long long) { return Operand(from[0]); }

@@ -31,11 +31,7 @@ FLAX_RNN_DEVICE void Share(u32* to, const Place<S>& place, int own, typename S::
   u32* row = to + place.OwnRow(own) * S::kStride;
   const int unit = place.Unit(own);
   if constexpr (S::C == 1) {
-    if constexpr (sizeof(E) == 2) {
-      reinterpret_cast<u16*>(row)[unit] = value;
-    } else {
-      row[unit] = Operand(value);
-    }
+    Put(row, unit, value);
   } else {
     constexpr int kLanes = Element<E>::kPerChunk;
     const Words words = Gather(Operand(value), place.g, E());

@@ -120,12 +120,7 @@ FLAX_RNN_DEVICE void FirstState(const ForwardArguments<typename S::E>& in, const
     const long long at = (long long)row * S::H + unit;
     float h = there ? in.h0[at] : 0.0f;
     if (S::kDropped && there) h *= Wide(in.dropped[(long long)copy * in.rows * S::H + at]);
-    u32* to = state + (copy * kRows + own_row) * S::kStride;
-    if constexpr (sizeof(E) == 2) {
-      reinterpret_cast<u16*>(to)[unit] = Narrow(h, E());
-    } else {
-      to[unit] = Operand(h);
-    }
+    Put(state + (copy * kRows + own_row) * S::kStride, unit, Narrow(h, E()));
   }
 }
 
