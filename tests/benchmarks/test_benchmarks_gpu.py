@@ -239,7 +239,7 @@ def test_a_rehearsal_that_is_killed_leaves_whole_files(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_a_rehearsal_ends_with_its_budget(tmp_path: Path) -> None:
-    command = ["-m", "benchmarks.gpu", "--rehearse", "--minutes", "0.7", "--against", "torch"]
+    command = ["-m", "benchmarks.gpu", "--rehearse", "--minutes", "0.4", "--against", "torch"]
     finished = subprocess.run(
         [sys.executable, *command, "--output", str(tmp_path / "gpu")], cwd=ROOT, capture_output=True, text=True,
         timeout=300,

@@ -74,7 +74,7 @@ class NNX(nnx.Module):
         return self.logits(run(self.conv, self.wrapper, x))
 
 
-@pytest.mark.each(1, at_most=3)
+@pytest.mark.each(1, at_most=3, full=1)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(("rank", "wrapper"), CASES)
 def test_both_ways(rank: int, wrapper: str | None, name: str, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_file_of_cudnn_layers(api: str, kind: str, is_whole: bool, tmp_path: P
         loaded(api, kind, path, config=text)
 
 
-@pytest.mark.each(1, at_most=2)
+@pytest.mark.each(1, at_most=2, full=2)
 @pytest.mark.parametrize("name", ["keras", "weights.h5", "h5"])
 @pytest.mark.parametrize("api", ["nnx", "linen"])
 def test_a_file_of_plain_layers(api: str, kind: str, name: str, tmp_path: Path) -> None:

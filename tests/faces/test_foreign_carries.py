@@ -201,7 +201,7 @@ def test_gradients_pass_by_what_has_none(kind: str) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.each(1)
+@pytest.mark.each(1, full=2)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("mask", [None, MASK], ids=["plain", "masked"])
 @KIND

@@ -149,7 +149,7 @@ def test_compiled(cell: str, form: str) -> None:
         oracle.assert_close(result, expected, 2e-5)
 
 
-@pytest.mark.each(1, at_most=2, full=3)
+@pytest.mark.each(1, at_most=2, full=2)
 @pytest.mark.parametrize("case", [case for case in CASES if not case.unroll], ids=str)
 def test_half_precision(case: Case) -> None:
     dtype, tolerance = ("bfloat16", 4e-2) if case.initial_state else ("float16", 5e-3)
