@@ -12,7 +12,7 @@ import flax_rnn
 from experiments.checkpoints import Store
 from flax_rnn.convert import ConversionError
 from tests.faults import __main__ as command
-from tests.faults import files, kills, mutations, numbers, programs, reading, results, same, sizes, texts
+from tests.faults import files, kills, mutations, numbers, plain, programs, reading, results, same, sizes, texts
 from tests.faults.subjects import Subject
 from tests.faults.verdicts import Case, Setting, Verdict
 
@@ -140,7 +140,7 @@ def test_sizes_that_are_not_refused_or_not_right_are_lost(monkeypatch: pytest.Mo
     monkeypatch.setitem(sizes.KINDS, "no_units", sizes.KINDS["no_units"]._replace(run=lambda cell, way: None))
     with pytest.raises(AssertionError, match="it should have been refused"):
         sizes.try_one("no_units", "GRU", "native")
-    monkeypatch.setattr(sizes, "scalar", lambda *_: 0.5)
+    monkeypatch.setattr(plain, "scalar", lambda *_: 0.5)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         sizes.try_one("one_unit", "GRU", "scan")
     monkeypatch.setattr(sizes, "KINDS", {"no_rows": sizes.Kind("a fault", sizes.no_rows, ways=("scan",))})

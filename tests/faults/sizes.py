@@ -2,12 +2,10 @@
 
     python -m tests.faults.sizes KIND CELL WAY
 
-runs one kind, for a cell and an implementation, or for ``all``. What it has to be is a plain loop of Python's numbers,
-or of NumPy's.
+runs one kind, for a cell and an implementation, or for ``all``.
 """
 
 import itertools
-import math
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.faults import programs
+from tests.faults import plain, programs
 from tests.faults.verdicts import Case, Setting, Verdict, expect
 
 CELLS = ("SimpleRNN", "LSTM", "GRU")
@@ -42,60 +40,23 @@ def _judge(fault: str, ended: programs.Ended, name: str) -> Case:
     return expect(fault, is_fine, f"{name}: {ended.code}: {ended.last}", *found[:1])
 
 
-def problem(cell: str, batch: int, steps: int, features: int, units: int, seed: int = 0) -> tuple[Any, Any, np.ndarray]:
-    """A cell, its weights and inputs in float32."""
-    import flax_rnn
-
-    rng = np.random.default_rng(seed)
-    gates = {"SimpleRNN": 1, "LSTM": 4, "GRU": 3}[cell] * units
-    shapes = {
-        "kernel": (features, gates), "recurrent_kernel": (units, gates),
-        "bias": (2, gates) if cell == "GRU" else (gates,),
-    }  # fmt: skip
-    params = {name: (rng.normal(size=shape) / math.sqrt(units)).astype("f4") for name, shape in shapes.items()}
-    x = rng.normal(size=(batch, steps, features)).astype("f4")
-    return getattr(flax_rnn, f"{cell}Cell")(units), params, x
-
-
-def scalar(cell: str, params: dict[str, np.ndarray], x: np.ndarray) -> float:
-    """The last output of one unit that reads one feature, in Python's numbers."""
-    kernel, recurrent = params["kernel"][0].tolist(), params["recurrent_kernel"][0].tolist()
-    bias = np.atleast_2d(params["bias"]).tolist()
-    h = c = 0.0
-    for value in x[0, :, 0].tolist():
-        a = [value * w + b for w, b in zip(kernel, bias[0], strict=True)]
-        r = [h * w + b for w, b in zip(recurrent, bias[-1] if len(bias) == 2 else [0.0] * len(a), strict=True)]
-        if cell == "SimpleRNN":
-            h = math.tanh(a[0] + r[0])
-        elif cell == "LSTM":
-            i, f, g, o = (p + q for p, q in zip(a, r, strict=True))
-            c = _sigmoid(f) * c + _sigmoid(i) * math.tanh(g)
-            h = _sigmoid(o) * math.tanh(c)
-        else:
-            z, reset = _sigmoid(a[0] + r[0]), _sigmoid(a[1] + r[1])
-            h = z * h + (1 - z) * math.tanh(a[2] + reset * r[2])
-    return h
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value))
-
-
 def millions(cell: str, way: str) -> None:
     """Two million steps, forward and backward."""
     import jax
 
     import flax_rnn
 
-    made, params, x = problem(cell, 1, STEPS, 1, 1)
+    made, params, x = plain.problem(cell, 1, STEPS, 1, 1)
     run: Any = jax.jit(lambda params, x: flax_rnn.rnn(made, params, x, implementation=way)[0, 0])
     found = float(run(params, x))
-    expected = scalar(cell, params, x)
+    expected = plain.scalar(cell, params, x)
     _same(found, expected, 1e-4)
     _within(1 << 30)
     gradient = jax.jit(jax.grad(run))(params, x)
     step = 1e-3
-    around = [scalar(cell, params | {"kernel": params["kernel"].astype("f8") + sign * step}, x) for sign in (1, -1)]
+    around = [
+        plain.scalar(cell, params | {"kernel": params["kernel"].astype("f8") + sign * step}, x) for sign in (1, -1)
+    ]
     _same(float(np.sum(gradient["kernel"])), (around[0] - around[1]) / (2 * step), 2e-2)
     _within(3 << 30)
 
@@ -106,9 +67,9 @@ def one_unit(cell: str, way: str) -> None:
 
     import flax_rnn
 
-    made, params, x = problem(cell, 1, 50, 1, 1)
+    made, params, x = plain.problem(cell, 1, 50, 1, 1)
     found = jax.jit(lambda params, x: flax_rnn.rnn(made, params, x, implementation=way))(params, x)
-    _same(float(found[0, 0]), scalar(cell, params, x), 1e-5)
+    _same(float(found[0, 0]), plain.scalar(cell, params, x), 1e-5)
 
 
 def many_units(cell: str, way: str) -> None:
@@ -117,36 +78,15 @@ def many_units(cell: str, way: str) -> None:
 
     import flax_rnn
 
-    made, params, x = problem(cell, 1, 2, 2, 10_000)
+    made, params, x = plain.problem(cell, 1, 2, 2, 10_000)
     found = jax.jit(lambda params, x: flax_rnn.rnn(made, params, x, implementation=way, return_sequences=True))(
         params, x
     )
     found = np.asarray(found, "f8")[0]
     h = c = np.zeros(10_000)
     for step in range(2):
-        h, c = _step(cell, params, x[0, step], h, c)
+        h, c = plain.step(cell, params, x[0, step], h, c)
         _same(found[step], h, 1e-4)
-
-
-def _step(cell: str, params: Any, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One step of NumPy's."""
-    bias = np.atleast_2d(params["bias"])
-    a = x.astype("f8") @ params["kernel"] + bias[0]
-    # In float32, as the product of a matrix of 10,000 times 40,000 would need 3 GiB more in float64.
-    r = (h.astype("f4") @ params["recurrent_kernel"]).astype("f8") + (bias[1] if len(bias) == 2 else 0)
-
-    def gate(value: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-value))
-
-    if cell == "SimpleRNN":
-        return np.tanh(a + r), c
-    if cell == "LSTM":
-        i, f, g, o = np.split(a + r, 4)
-        c = gate(f) * c + gate(i) * np.tanh(g)
-        return gate(o) * np.tanh(c), c
-    (z, reset, n), (rz, rr, rn) = np.split(a, 3), np.split(r, 3)
-    z, reset = gate(z + rz), gate(reset + rr)
-    return z * h + (1 - z) * np.tanh(n + reset * rn), c
 
 
 def no_rows(cell: str, way: str) -> None:
@@ -155,7 +95,7 @@ def no_rows(cell: str, way: str) -> None:
 
     import flax_rnn
 
-    made, params, x = problem(cell, 0, 5, 3, 4)
+    made, params, x = plain.problem(cell, 0, 5, 3, 4)
 
     def loss(params: Any, x: Any) -> Any:
         found, state = flax_rnn.rnn(made, params, x, implementation=way, return_sequences=True, return_state=True)
@@ -173,7 +113,7 @@ def no_length(cell: str, way: str) -> None:
 
     import flax_rnn
 
-    made, params, x = problem(cell, 3, 5, 3, 4)
+    made, params, x = plain.problem(cell, 3, 5, 3, 4)
     start = jax.numpy.asarray(np.random.default_rng(1).normal(size=(3, 4)), "f4")
     state: Any = flax_rnn.LSTMCarry(start, 2 * start) if cell == "LSTM" else start
 
@@ -197,7 +137,7 @@ def no_steps(cell: str, way: str) -> None:
     """A time axis of 0 steps is refused."""
     import flax_rnn
 
-    made, params, x = problem(cell, 2, 0, 3, 4)
+    made, params, x = plain.problem(cell, 2, 0, 3, 4)
     flax_rnn.rnn(made, params, x, implementation=way)
 
 
@@ -224,7 +164,7 @@ def absurd_outputs(cell: str, way: str) -> None:
 
     import flax_rnn
 
-    made, params, _ = problem(cell, 1, 1, 1, 2000)
+    made, params, _ = plain.problem(cell, 1, 1, 1, 2000)
     many = jax.numpy.zeros((1, 2_000_000, 1), "f4")
     jax.block_until_ready(
         jax.jit(lambda p, x: flax_rnn.rnn(made, p, x, implementation=way, return_sequences=True))(params, many)
@@ -237,7 +177,7 @@ def absurd_batch(cell: str, way: str) -> None:
 
     import flax_rnn
 
-    made, params, _ = problem(cell, 1, 1, 1, 500)
+    made, params, _ = plain.problem(cell, 1, 1, 1, 500)
     many = jax.numpy.zeros((8_000_000, 1, 1), "f4")
     jax.block_until_ready(jax.jit(lambda p, x: flax_rnn.rnn(made, p, x, implementation=way))(params, many))
 
