@@ -14,6 +14,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
+        # Each part that is compiled by itself costs more than what it saves in programs as small as these.
+        "--xla_cpu_parallel_codegen_split_count=1",
         # Later versions do not know it, and XLA ends a process for that.
         "--xla_cpu_use_fusion_emitters=false" if version("jaxlib") < "0.12" else "",
     ]

@@ -123,7 +123,7 @@ def ours_step_by_step(case: Case) -> Any:
 
 # Both sides run primitive by primitive: to compile each combination would take half an hour. Unrolled or not is then
 # the same to us, but not to Keras, which has a loop for each.
-@pytest.mark.each(2, at_most=8, full=3)
+@pytest.mark.each(2, at_most=8, full=2)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_states_and_gradients(case: Case) -> None:
     with jax.disable_jit():
@@ -131,7 +131,7 @@ def test_outputs_states_and_gradients(case: Case) -> None:
         oracle.assert_close(ours_step_by_step(dataclasses.replace(case, unroll=False)), expected, 2e-5)
 
 
-@pytest.mark.each(1, at_most=3)
+@pytest.mark.each(1, at_most=3, full=1)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_compiled(cell: str, form: str) -> None:

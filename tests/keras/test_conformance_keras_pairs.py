@@ -37,7 +37,7 @@ def run_pair(cells: Any, merge_mode: str | None, return_sequences: bool, go_back
         return ours, evaluate(theirs, (weights, x, None))
 
 
-@pytest.mark.each(1, at_most=3)
+@pytest.mark.each(1, at_most=3, full=1)
 @pytest.mark.parametrize(("merge_mode", "return_sequences"), MERGES)
 def test_pairs_of_different_cells(merge_mode: str | None, return_sequences: bool) -> None:
     cells = LSTMCell(H), GRUCell(3 if merge_mode in ("concat", None) else H)
