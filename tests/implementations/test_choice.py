@@ -60,7 +60,7 @@ def test_a_layer_runs_what_the_rule_says(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == ["native", "fused", "native"]
 
 
-@pytest.mark.each(2, full=2)
+@pytest.mark.each(1, full=2)
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_values_equal_the_oracle(name: str, dtype: str, loop: str) -> None:
     assert_close(found, expected, dtype)
 
 
-@pytest.mark.each(2, at_most=14, full=2)
+@pytest.mark.each(2, at_most=8, full=2)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("reset", [True, False], ids=["resets", ""])
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", ""])
