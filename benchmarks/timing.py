@@ -8,7 +8,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -105,15 +105,20 @@ class Machine:
 
 def machine() -> dict[str, Any]:
     """This machine, the versions of whatever took part, and the variables that tell frameworks what to do."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIXES)}
     found = Machine(
         processor.name(), processor.instruction_set(), os.cpu_count() or 0, platform.platform(),
-        platform.python_version(), packages, variables,
+        platform.python_version(), installed(PACKAGES), variables,
     )  # fmt: skip
     return asdict(found)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are there."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -4,11 +4,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks import processor, record, tables
+from benchmarks.timing import installed
 from tests.faults.verdicts import Case, Verdict
 
 PACKAGES = ("jax", "flax", "orbax-checkpoint", "numpy", "h5py", "safetensors", "torch", "tensorflow-datasets")
@@ -51,9 +51,7 @@ def _row(fault: str, ended: Counter[Verdict], details: list[str]) -> dict[str, A
 
 def versions() -> dict[str, str]:
     """Of the processor and the packages."""
-    return {"processor": f"{processor.name()}, {os.cpu_count()} cores"} | {
-        name: version(name) for name in PACKAGES if _installed(name)
-    }
+    return {"processor": f"{processor.name()}, {os.cpu_count()} cores"} | installed(PACKAGES)
 
 
 def earlier(stem: Path) -> dict[str, Any]:
@@ -87,10 +85,3 @@ def page(groups: Mapping[str, Mapping[str, Any]]) -> str:
 def _origin(group: Mapping[str, Any]) -> str:
     found = ", ".join(f"{name} {text}" if name != "processor" else text for name, text in group["versions"].items())
     return f"`{group['command']}`, {group['seconds']:.0f} s; {found}"
-
-
-def _installed(name: str) -> bool:
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False

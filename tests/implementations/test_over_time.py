@@ -33,7 +33,7 @@ def assert_close(actual: Any, expected: Any, far: float = 1e-11) -> None:
 
 
 @pytest.mark.each(1, at_most=3, full=2)
-@pytest.mark.parametrize("steps", [1, 8, 19])
+@pytest.mark.parametrize("steps", [1, 7, 8, 19])
 @pytest.mark.parametrize("options", [{}, {"return_sequences": True, "go_backwards": True}, {"unroll": 3}], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", CELLS)
