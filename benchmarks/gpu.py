@@ -44,17 +44,19 @@ Task = Callable[[Progress], None]
 
 def plan() -> list[Case]:
     """All cases, each once, in the order in which they are measured."""
-    lstm = ["lstm"]
+    lstm, gru, both, options = ["lstm"], ["gru"], ["tf32", "bfloat16"], ["mask", "recurrent-dropout", "relu"]
     wanted = [
         *FIRST,
-        *product(named("small"), lstm, ["training"], ["tf32", "bfloat16"]),
-        *product(named("imdb"), lstm, ["training"], ["tf32"], ["mask", "recurrent-dropout"]),
-        *product(named("imdb"), ["gru"], ["training"], ["bfloat16", "tf32"]),
-        *product(named("large"), lstm, ["training"], ["bfloat16"]),
+        *product(named("imdb"), lstm, ["training"], ["tf32"], options),
+        *product(named("small"), lstm, dtypes=both),
+        *product(named("imdb"), gru, dtypes=both),
+        *product(named("large"), lstm, dtypes=both),
+        *product(named("imdb"), lstm, ["training"], ["bfloat16"], options),
+        *product(named("small", "large"), gru, dtypes=both),
+        *product(named("medium"), lstm, ["training"], both),
+        *product(named("imdb"), ["simple_rnn"], ["training"], both),
         *product(named("imdb"), lstm, ["training"], ["float16"]),
-        *product(named("imdb"), lstm, ["training"], ["tf32"], ["relu"]),
-        *product(named("imdb"), ["simple_rnn"], ["training"], ["tf32", "bfloat16"]),
-        *product(named("medium", "large", "wide"), lstm, ["training"], ["tf32", "bfloat16"]),
+        *product(named("wide"), lstm, ["training"], both),
         *product(named("imdb"), lstm, ["training"], ["tf32"], VARIANTS[1:]),
         *product(named("latency"), lstm, ["forward"], ["tf32", "bfloat16"]),
         *product(named("imdb", "medium", "flashrnn"), lstm, ["training"], ["float16"]),

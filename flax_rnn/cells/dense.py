@@ -184,12 +184,18 @@ class DenseCell(CellArguments, Cell):
         dropped = masks and masks.recurrent and tuple(mask.astype(dtype) for mask in masks.recurrent)
         if dropped and len(dropped) == 1:  # for all gates
             dropped *= self.num_gates
-        sizes = self.product_groups if not dropped else (1,) * self.num_gates
+        by_group = dropped and target.launches()
+        sizes = (1,) * self.num_gates if dropped and not by_group else self.product_groups
         ends = [self.units * end for end in itertools.accumulate(sizes)]
         kernels = tuple(jnp.split(params["recurrent_kernel"].astype(dtype), ends[:-1], axis=-1))
-        if dropped and target.launches():
-            kernels, dropped = map(self._by_group, (kernels, dropped))
+        if by_group:
+            kernels, dropped = tuple(map(self._by_gate, kernels)), self._by_group(dropped)
         return RecurrentWeights(kernels, dropped or None, self.recurrent_bias(params, accumulation_dtype(dtype)))
+
+    def _by_gate(self, block: jax.Array) -> jax.Array:
+        """``(n, H, H)`` of a block of several gates."""
+        gates = block.reshape(self.units, -1, self.units)
+        return gates.swapaxes(0, 1) if gates.shape[1] > 1 else block
 
     def _by_group(self, gates: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """What each gate has, one array for each of ``product_groups``."""

@@ -103,7 +103,7 @@ def test_activations(kernels: Kernels, kernel: Kernel, which: Pass) -> None:
 
 
 # All tiles that layers have, and others.
-LARGE = [(element, tile) for element, tiles in TILES.items() for tile in tiles if tile.units > 64]
+LARGE = [(element, tile) for element, tiles in TILES.items() for tile in tiles if tile != Tile(64, 1, 1)]
 CLUSTERS = [
     Kernel("Lstm", "bfloat16", Tile(128, 2, 1)),
     Kernel("Gru", "float32", Tile(128, 2, 2), True),

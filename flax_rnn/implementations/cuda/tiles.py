@@ -36,22 +36,30 @@ class Tile(NamedTuple):
     def shared_bytes(self, gates: int, dropped: bool, backward: bool, per_word: int) -> int:
         """Shared memory of a block; ``per_word`` is how many elements there are in 4 bytes."""
         own, groups = self.units // self.cluster, self.units // self.cluster // 16
+        counts = 4 if self.cluster > 1 else 0
         if backward:
             gradients = ROWS * (gates * own // per_word + 4)
             shares = self.cluster * groups * 32 * 4
             masks = self.units // 16 * gates * 32 * 4 // per_word if dropped else 0
-            return 4 * (gradients + 2 * shares + masks)
-        state = (gates if dropped else 1) * ROWS * (self.units // per_word + 4)
+            return 4 * (2 * gradients + 2 * shares + masks + counts)
+        state = ROWS * (self.units // per_word + 4)
+        masks = gates * state if dropped else 0
         parts = groups * self.split * gates * 4 * 32 if self.split > 1 else 0
-        return 4 * (2 * state + parts)
+        return 4 * (2 * state + masks + parts + counts)
 
 
 TILES: dict[str, tuple[Tile, ...]] = {
     "bfloat16": (
-        Tile(64, 1, 1), Tile(128, 4, 2), Tile(128, 1, 1), Tile(256, 8, 4), Tile(256, 4, 4), Tile(384, 8, 4),
-        Tile(512, 16, 4),
+        Tile(64, 4, 4), Tile(64, 2, 2), Tile(64, 1, 1),
+        Tile(128, 8, 4), Tile(128, 4, 2), Tile(128, 2, 2), Tile(128, 1, 1),
+        Tile(256, 16, 4), Tile(256, 8, 4), Tile(256, 4, 4),
+        Tile(384, 8, 4), Tile(512, 16, 4),
     ),
-    "float32": (Tile(64, 1, 1), Tile(128, 4, 4), Tile(128, 2, 2), Tile(256, 8, 4)),
+    "float32": (
+        Tile(64, 4, 4), Tile(64, 2, 2), Tile(64, 1, 1),
+        Tile(128, 8, 4), Tile(128, 4, 4), Tile(128, 2, 2),
+        Tile(256, 16, 4), Tile(256, 8, 4),
+    ),
 }  # fmt: skip
 """By dtype, the smallest first, and of a number of units the fastest for few rows. In float32 products are of TF32, and
 the weights take twice as many registers."""

@@ -1,14 +1,18 @@
-// The threads of a cluster: of warps, and these of blocks. At each level one part after the other goes on, as far as it
-// comes, until all have to wait for the same. What runs ahead where one should wait therefore runs as far as it can.
+// The threads of a cluster: of warps, and these of blocks. At each level the first part that can go on does, as far as
+// it comes, until all have to wait for the same. What runs ahead where one should wait therefore runs as far as it can.
 
 #ifndef FLAX_RNN_CUDA_EMULATOR_CLUSTER_H_
 #define FLAX_RNN_CUDA_EMULATOR_CLUSTER_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <deque>
+#include <map>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "fibres.h"
 #include "shared_memory.h"
@@ -19,15 +23,20 @@ namespace flax_rnn::emulator {
 // The order in which parts run is another each time, and the same in each launch.
 using Random = std::minstd_rand;
 
-// What goes on when all of its parts wait for the same.
+// What goes on when all of its parts wait for the same, or one of them has the bytes that it waits for.
 template <typename Part>
 class Parts {
  public:
+  bool Ready() const {
+    return stop == Stop::kNone || (stop == Stop::kCount && std::any_of(parts.begin(), parts.end(),
+                                                                       [](const Part& part) { return part.Ready(); }));
+  }
+
   Stop stop = Stop::kNone;
   std::deque<Part> parts;
 
  protected:
-  // Each until it waits; then `stop` is what all wait for.
+  // Until none can go on; then `stop` is what all wait for, or a count if that is what some do.
   void RunParts(Random& random, const char* parts_of) {
     static constexpr const char* kNames[] = {
         "",
@@ -36,16 +45,26 @@ class Parts {
         "a shuffle",
         "a barrier of the block",
         "a barrier of the cluster",
+        "bytes to come",
         "nothing: they ended",
     };
-    for (Part& part : parts) part.stop = Stop::kNone;
+    if (stop != Stop::kCount)
+      for (Part& part : parts) part.stop = Stop::kNone;
     const size_t count = parts.size(), first = random() % count;
     const bool backward = random() % 2;
-    for (size_t i = 0; i < count; ++i) {
+    bool counting = false;  // whether some wait for bytes, which any other may have sent
+    for (size_t i = 0; i < count;) {
       const size_t index = (first + i) % count;
-      parts[backward ? count - 1 - index : index].Run(random);
+      Part& part = parts[backward ? count - 1 - index : index];
+      const bool ready = part.Ready();
+      if (ready) part.Run(random);
+      counting = counting || part.stop == Stop::kCount;
+      i = ready && counting ? 0 : i + 1;
     }
     stop = parts[0].stop;
+    for (const Part& part : parts)
+      if (part.stop == Stop::kCount) stop = part.stop;
+    if (stop == Stop::kCount) return;
     for (const Part& part : parts)
       if (part.stop != stop)
         throw std::runtime_error(std::string("deadlock: some ") + parts_of + " wait for " +
@@ -133,6 +152,7 @@ class Cluster : Parts<Block> {
     running = this;
     do RunParts(random_, "blocks of a cluster");
     while (stop == Stop::kCluster);
+    if (stop == Stop::kCount) throw std::runtime_error("deadlock: some wait for bytes that nobody sends");
   }
 
   void* Remote(const Lane& from, void* place, int rank, size_t bytes) {
@@ -145,9 +165,34 @@ class Cluster : Parts<Block> {
     return reinterpret_cast<char*>(block.shared.begin()) + offset;
   }
 
+  // Half of what is sent comes at once, and half when all that is expected does.
+  void Send(void* to, const uint32_t (&words)[4], Count& count) {
+    if (count.to_come < sizeof words) throw std::runtime_error("bytes come that are not expected");
+    std::vector<Sent>& late = late_[&count];
+    const Sent sent = {to, {words[0], words[1], words[2], words[3]}};
+    if (random_() % 2) {
+      sent.Arrive();
+    } else {
+      late.push_back(sent);
+    }
+    count.to_come -= sizeof words;
+    if (count.to_come) return;
+    for (const Sent& each : late) each.Arrive();
+    late.clear();
+    count.odd = !count.odd;
+  }
+
   static thread_local Cluster* running;
 
  private:
+  struct Sent {
+    void* to;
+    uint32_t words[4];
+
+    void Arrive() const { std::memcpy(to, words, sizeof words); }
+  };
+
+  std::map<Count*, std::vector<Sent>> late_;
   Random random_;
 };
 

@@ -37,6 +37,8 @@ void Wait(Stop stop) { CudaThread::running->WaitFor(stop); }
 
 void* Remote(void* place, int rank, size_t bytes) { return Cluster::running->Remote(Self(), place, rank, bytes); }
 
+void Send(void* to, const uint32_t (&words)[4], Count& count) { Cluster::running->Send(to, words, count); }
+
 void Fail(const char* message) { throw std::runtime_error(message); }
 
 int Run(const Sizes& sizes, unsigned most_threads, void (*body)(void*), void* argument) {

@@ -10,8 +10,19 @@
 namespace flax_rnn::emulator {
 
 // Where a thread waits until all others of its warp, its block or its cluster have come to the same.
-// None is where it goes on.
-enum class Stop { kNone, kMultiplyBfloat16, kMultiplyTf32, kShuffle, kBlock, kCluster, kEnd };
+// None is where it goes on, and a count is of bytes that come, for which it waits whatever others do.
+enum class Stop { kNone, kMultiplyBfloat16, kMultiplyTf32, kShuffle, kBlock, kCluster, kCount, kEnd };
+
+// An mbarrier, in 8 bytes of shared memory. One thread says how many bytes are expected. A GPU also counts those that
+// come ahead of that; here they are an error, which is how it shows that too few were expected.
+struct Count {
+  static constexpr uint16_t kMade = 0x5a5a;
+
+  uint16_t made;     // kMade, once it is there
+  uint16_t odd;      // whether as many bytes as were expected have come an odd number of times
+  uint32_t to_come;  // of those expected
+};
+static_assert(sizeof(Count) == sizeof(uint64_t), "as a kernel declares it");
 
 // Pointers are to what the thread has on its own stack, which stays while it waits.
 struct Lane {
@@ -27,6 +38,11 @@ struct Lane {
 
   uint32_t value = 0;  // to be exchanged with that of the lane whose number differs in the bits of `partner`
   int partner = 0;
+
+  const Count* count = nullptr;  // that the thread waits for
+  int odd = 0;                   // as long as this is what it is
+
+  bool Ready() const { return stop == Stop::kNone || (stop == Stop::kCount && count->odd != odd); }
 };
 
 // The thread whose code is running.
@@ -37,6 +53,9 @@ void Wait(Stop stop);
 
 // The same bytes of another block's shared memory; fails where it has none there, or has ended.
 void* Remote(void* place, int rank, size_t bytes);
+
+// Writes words at once or when all that are expected have come, as a GPU may, and counts their bytes.
+void Send(void* to, const uint32_t (&words)[4], Count& count);
 
 // Ends the launch with an error.
 [[noreturn]] void Fail(const char* message);

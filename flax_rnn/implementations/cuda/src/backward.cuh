@@ -8,7 +8,7 @@
 #ifndef FLAX_RNN_CUDA_BACKWARD_CUH_
 #define FLAX_RNN_CUDA_BACKWARD_CUH_
 
-#include "shape.cuh"
+#include "exchange.cuh"
 
 namespace flax_rnn {
 
@@ -46,11 +46,11 @@ struct BackwardPlaces {
   }
 };
 
-// What a step reads.
+// What a step reads, as it comes from memory.
 template <class S>
 struct StepSaved {
-  typename S::E values[S::kValues][S::kOwn];
-  float before[S::kOwn], d_output[S::kOwn];  // c of an LSTM, or h, ahead of the step
+  typename S::E values[S::kValues][S::kOwn], d_output[S::kOwn];
+  u32 before[S::kOwn];  // the bits of c of an LSTM, or of h, ahead of the step
   u8 counts[S::kOwn], starts[S::kOwn];
 
   FLAX_RNN_DEVICE void Load(const BackwardArguments<typename S::E>& in, const BackwardPlaces<S>& places, int step) {
@@ -66,11 +66,10 @@ struct StepSaved {
     }
     State(in, places, step ? previous : -1, before);
 #pragma unroll
-    for (int own = 0; own < S::kOwn; own++) d_output[own] = 0.0f, counts[own] = 1, starts[own] = 0;
+    for (int own = 0; own < S::kOwn; own++) d_output[own] = 0, counts[own] = 1, starts[own] = 0;
     if (in.flags & kKeepOutputs) {
 #pragma unroll
-      for (int own = 0; own < S::kOwn; own++)
-        d_output[own] = Wide((in.d_outputs + time * in.rows * S::H)[places.unit[own]]);
+      for (int own = 0; own < S::kOwn; own++) d_output[own] = (in.d_outputs + time * in.rows * S::H)[places.unit[own]];
     }
     if (in.flags & kMasked) {
 #pragma unroll
@@ -84,12 +83,36 @@ struct StepSaved {
 
   // c of an LSTM, or h, behind a step, or at first, where the time is -1.
   FLAX_RNN_DEVICE static void State(const BackwardArguments<typename S::E>& in, const BackwardPlaces<S>& places,
-                                    long long time, float (&state)[S::kOwn]) {
+                                    long long time, u32 (&bits)[S::kOwn]) {
     const float* const wide = S::Cell::kHasCells ? time < 0 ? in.c0 : in.cells + time * in.rows * S::H : in.h0;
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
       const u32 at = places.unit[own];
-      state[own] = S::Cell::kHasCells || time < 0 ? wide[at] : Wide((in.outputs + time * in.rows * S::H)[at]);
+      bits[own] = S::Cell::kHasCells || time < 0 ? Bits(wide[at]) : Raw((in.outputs + time * in.rows * S::H)[at]);
+    }
+  }
+
+  // What these bits are, at first or not.
+  FLAX_RNN_DEVICE static float StateOf(u32 bits, bool first) {
+    return S::Cell::kHasCells || first ? Float(bits) : FromRaw(bits, typename S::E());
+  }
+};
+
+// What a step leaves behind in memory.
+template <class S>
+struct StepGradients {
+  typename S::E d_sums[S::kSums][S::kOwn];
+
+  FLAX_RNN_DEVICE void Store(const BackwardArguments<typename S::E>& in, const BackwardPlaces<S>& places,
+                             int step) const {
+    const long long first_row = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows;
+    typename S::E* const of_step = in.d_sums + first_row * (S::kSums * S::H);
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++) {
+      typename S::E* const to = of_step + places.sums[own];
+#pragma unroll
+      for (int sum = 0; sum < S::kSums; sum++)
+        if (places.there[own]) to[sum * S::H] = d_sums[sum][own];
     }
   }
 };
@@ -162,9 +185,10 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
   typedef typename S::E E;
   typedef typename S::Cell Cell;
   const Place<S> place;
-  u32* const gradients = SharedMemory();
-  u32* const all_shares = gradients + S::kGradients;
+  u32* const all_shown = SharedMemory();
+  u32* const all_shares = all_shown + 2 * S::kGradients;
   u32* const all_masks = all_shares + 2 * S::kShares;
+  const Exchange<S::C, S::kBackwardBytes> exchange(all_masks + S::kShareMasks);
   const BackwardWeights<S> weights(in.recurrent, place);
   const BackwardMasks<S> masks(in, place, all_masks);
   const BackwardPlaces<S> places(place, in.rows);
@@ -172,82 +196,89 @@ FLAX_RNN_DEVICE void Backward(const BackwardArguments<typename S::E>& in) {
   next.Load(in, places, in.steps - 1);
 
   float d_h[S::kOwn], d_c[S::kOwn], after[S::kOwn];
+  u32 last_state[S::kOwn];
   const long long last = in.flags & kReverse ? 0 : in.steps - 1;
+  StepSaved<S>::State(in, places, last, last_state);
 #pragma unroll
   for (int own = 0; own < S::kOwn; own++) {
     d_h[own] = in.d_h[places.unit[own]];
     d_c[own] = Cell::kHasCells ? in.d_c[places.unit[own]] : 0.0f;
+    after[own] = StepSaved<S>::StateOf(last_state[own], false);
   }
-  StepSaved<S>::State(in, places, last, after);
+  exchange.Open();
   SyncCluster<S::C>();
 
   for (int step = in.steps - 1; step >= 0; step--) {
-    u32* const shares = all_shares + (step & 1) * S::kShares;
+    const int number = in.steps - 1 - step;
+    u32* const shown = all_shown + (number & 1) * S::kGradients;
+    u32* const shares = all_shares + (number & 1) * S::kShares;
     const StepSaved<S> now = next;
     if (!S::kDropped && step) next.Load(in, places, step - 1);
-    const long long first_row = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows;
-    E* const d_sums_of_step = in.d_sums + first_row * (S::kSums * S::H);
 
+    StepGradients<S> gradients;
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
       float values[S::kValues], d_sums[S::kSums] = {};
 #pragma unroll
       for (int value = 0; value < Cell::kValues; value++) values[value] = Wide(now.values[value][own]);
-      d_h[own] += now.d_output[own];
-      if (now.counts[own]) {
-        const float before = now.starts[own] ? 0.0f : now.before[own];
-        Cell::template Back<A, R>(values, before, after[own], d_h[own], d_c[own], d_sums);
-      }
-      after[own] = now.before[own];
+      const float before = StepSaved<S>::StateOf(now.before[own], !step);
+      d_h[own] += Wide(now.d_output[own]);
+      if (now.counts[own])
+        Cell::template Back<A, R>(values, now.starts[own] ? 0.0f : before, after[own], d_h[own], d_c[own], d_sums);
+      after[own] = before;
 
-      if (places.there[own]) {
-        E* const to = d_sums_of_step + places.sums[own];
 #pragma unroll
-        for (int sum = 0; sum < S::kSums; sum++) to[sum * S::H] = Narrow(d_sums[sum], E());
-      }
-      u32* const to = gradients + place.OwnRow(own) * S::kBackStride;
+      for (int sum = 0; sum < S::kSums; sum++) gradients.d_sums[sum][own] = Narrow(d_sums[sum], E());
+      u32* const to = shown + place.OwnRow(own) * S::kBackStride;
 #pragma unroll
       for (int gate = 0; gate < S::kGates; gate++) {
-        const float d_sum = d_sums[Cell::RecurrentSum(gate)];
-        Put(to, gate * S::kUnits + place.OwnUnit(own), Narrow(d_sum, E()));
+        Put(to, gate * S::kUnits + place.OwnUnit(own), gradients.d_sums[Cell::RecurrentSum(gate)][own]);
       }
     }
     // No sooner, as registers are full.
     if (S::kDropped && step) next.Load(in, places, step - 1);
+    if (S::C == 1) gradients.Store(in, places, step);  // as in the forward pass
     SyncBlock();
 
-    const u32* const from = gradients + place.g * S::kBackStride + place.q;
+    const u32* const from = shown + place.g * S::kBackStride + place.q;
     float products[S::kBackTiles][4] = {};
+    // A product waits for the one before that is added to the same sums. So several sums take turns: of tiles where
+    // there are many, and else of gates; of two of them in a block alone, whose registers are full of weights.
+    constexpr int kAtOnce = S::kBackTiles >= 4 ? 1 : S::C == 1 && S::kGates == 4 ? 2 : S::kGates;
 #pragma unroll
-    for (int gate = 0; gate < S::kGates; gate++) {
-      u32 d_sums[S::kBackDepth][2];
+    for (int first = 0; first < S::kGates; first += kAtOnce) {
+      float sums[kAtOnce][S::kBackTiles][4] = {};
 #pragma unroll
-      for (int depth = 0; depth < S::kBackDepth; depth++) {
-        const u32* place_of = from + gate * S::kUnits / S::kPerWord + depth * 8;
-        d_sums[depth][0] = place_of[0], d_sums[depth][1] = place_of[4];
-      }
+      for (int depth = 0; depth < S::kBackDepth; depth++)
 #pragma unroll
-      for (int tile = 0; tile < S::kBackTiles; tile++) {
-        float sums[4] = {};
+        for (int gate = 0; gate < kAtOnce; gate++) {
+          const u32* const place_of = from + (first + gate) * S::kUnits / S::kPerWord + depth * 8;
+          const u32 d_sums[2] = {place_of[0], place_of[4]};
 #pragma unroll
-        for (int depth = 0; depth < S::kBackDepth; depth++)
-          Multiply(S::kDropped ? sums : products[tile], weights.at[tile][gate][depth], d_sums[depth], E());
-        if constexpr (S::kDropped) {
-#pragma unroll
-          for (int r = 0; r < 4; r++) products[tile][r] += masks.Of(tile, gate, r) * sums[r];
+          for (int tile = 0; tile < S::kBackTiles; tile++)
+            Multiply(sums[gate][tile], weights.at[tile][first + gate][depth], d_sums, E());
         }
-      }
+#pragma unroll
+      for (int gate = 0; gate < kAtOnce; gate++)
+#pragma unroll
+        for (int tile = 0; tile < S::kBackTiles; tile++)
+#pragma unroll
+          for (int r = 0; r < 4; r++) {
+            const float dropped = S::kDropped ? masks.Of(tile, first + gate, r) : 1.0f;
+            products[tile][r] += dropped * sums[gate][tile][r];
+          }
     }
 #pragma unroll
     for (int tile = 0; tile < S::kBackTiles; tile++) {
-      const int number = BackwardWeights<S>::Number(tile);
+      const int tile_of_all = BackwardWeights<S>::Number(tile);
       Words words;
 #pragma unroll
       for (int r = 0; r < 4; r++) words.at[r] = Bits(products[tile][r]);
-      u32* const to = shares + ((place.rank * S::kGroups + number % S::kGroups) * 32 + place.lane) * 4;
-      StoreRemote<S::C>(to, number / S::kGroups, words);
+      u32* const to = shares + ((place.rank * S::kGroups + tile_of_all % S::kGroups) * 32 + place.lane) * 4;
+      exchange.Tell(to, tile_of_all / S::kGroups, words, number);
     }
-    SyncCluster<S::C>();
+    if (S::C > 1) gradients.Store(in, places, step);
+    exchange.Await(number);
 
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {

@@ -13,6 +13,7 @@ namespace flax_rnn {
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
+typedef unsigned long long u64;
 
 struct alignas(16) Words {
   u32 at[4];
@@ -36,10 +37,8 @@ FLAX_RNN_DEVICE int Tile() {
 
 FLAX_RNN_DEVICE void SyncBlock() { __syncthreads(); }
 
-// What a thread of the cluster wrote ahead of it, also into other blocks, all threads see behind it. As it releases all
-// that was written, it waits for stores to memory, too, and what is cached of that is forgotten: the dearest part of a
-// step in a cluster. What is sent by st.async and counted by an mbarrier would need none of that, and was faster where
-// it was tried on an H200; but a layer of 256 units with masks did not end there, and nobody knows why.
+// What a thread of the cluster wrote ahead of it, also into other blocks, all threads see behind it. It waits for all
+// stores to memory, too, and forgets what is cached of it: a step is no place for it.
 template <int C>
 FLAX_RNN_DEVICE void SyncCluster() {
   if constexpr (C == 1) {
@@ -72,18 +71,61 @@ FLAX_RNN_DEVICE u32 Tf32(float x) {
   return y;
 }
 
-// To the same place in the shared memory of another block.
+// Two products in bfloat16, as the bits of pairs.
+FLAX_RNN_DEVICE u32 TimesBfloat16(u32 a, u32 b) {
+  u32 y;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(0x80008000u));  // less zero
+  return y;
+}
+
+// Bytes that blocks of a cluster send into the shared memory of this one are counted there by a barrier (mbarrier),
+// which is passed when as many have come as are expected; then it counts anew. Its passes are even and odd in turn.
+FLAX_RNN_DEVICE void InitCount(u64* count) {
+  const u32 address = (u32)__cvta_generic_to_shared(count);
+  asm volatile(
+      "mbarrier.init.shared::cta.b64 [%0], 1;\n"
+      "fence.mbarrier_init.release.cluster;" ::"r"(address)
+      : "memory");
+}
+
+// By one thread, once for each pass.
+FLAX_RNN_DEVICE void Expect(u64* count, u32 bytes) {
+  const u32 address = (u32)__cvta_generic_to_shared(count);
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes) : "memory");
+}
+
+// Until a pass, and what was sent for it is there, from all blocks of a cluster.
+FLAX_RNN_DEVICE void AwaitCount(u64* count, int odd) {
+  const u32 address = (u32)__cvta_generic_to_shared(count);
+  u32 done;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n"
+        "}"
+        : "=r"(done)
+        : "r"(address), "r"(odd)
+        : "memory");
+  } while (!done);
+}
+
+// To the same place in the shared memory of another block, which counts it.
 template <int C>
-FLAX_RNN_DEVICE void StoreRemote(void* place, int rank, Words value) {
+FLAX_RNN_DEVICE void Send(void* place, int rank, Words value, u64* count) {
   if constexpr (C == 1) {
     *static_cast<Words*>(place) = value;
   } else {
-    const u32 own = (u32)__cvta_generic_to_shared(place);
-    u32 address;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(own), "r"(rank));
-    asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.at[0]), "r"(value.at[1]),
-                 "r"(value.at[2]), "r"(value.at[3])
-                 : "memory");
+    const u32 own = (u32)__cvta_generic_to_shared(place), own_count = (u32)__cvta_generic_to_shared(count);
+    u32 address, counter;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(own), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(counter) : "r"(own_count), "r"(rank));
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+            address),
+        "r"(value.at[0]), "r"(value.at[1]), "r"(value.at[2]), "r"(value.at[3]), "r"(counter)
+        : "memory");
   }
 }
 

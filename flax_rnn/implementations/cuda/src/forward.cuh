@@ -72,6 +72,62 @@ struct StepInputs {
   }
 };
 
+// What a step leaves behind in memory.
+template <class S>
+struct StepResults {
+  typename S::E output[S::kOwn], values[S::kValues][S::kOwn];
+  float cell[S::kOwn];
+
+  FLAX_RNN_DEVICE void Store(const ForwardArguments<typename S::E>& in, const ForwardPlaces<S>& places,
+                             long long first_row, int own) const {
+    typedef typename S::Cell Cell;
+    if (!places.there[own]) return;
+    if (in.flags & kKeepOutputs) (in.outputs + first_row * S::H)[places.unit[own]] = output[own];
+    if (in.flags & kKeepValues) {
+      typename S::E* const to = in.values + first_row * (S::kValues * S::H) + places.Of(own, S::kValues);
+#pragma unroll
+      for (int value = 0; value < Cell::kValues; value++) to[value * S::H] = values[value][own];
+      if (Cell::kHasCells) (in.cells + first_row * S::H)[places.unit[own]] = cell[own];
+    }
+  }
+};
+
+// The dropout masks of the state for the warp's part of it, as products take them: in registers where there
+// is room, and else in shared memory, where each gate has them in the places of the state.
+template <class S>
+struct StateMasks {
+  static constexpr bool kKept = S::kGates * S::kTiles <= 16 && S::kThreads <= 256;
+  u32 kept[kKept && S::kDropped ? S::kGates * S::kTiles * 2 : 1];
+  const u32* from;
+
+  // By all threads of a block, for all of the state. A barrier has to follow, and then Keep.
+  FLAX_RNN_DEVICE StateMasks(const ForwardArguments<typename S::E>& in, const Place<S>& place, u32* masks) {
+    typedef typename S::E E;
+    from = masks + place.g * S::kStride + place.split * S::kTiles * 8 + place.q;
+    if constexpr (S::kDropped) {
+      for (int i = Thread(); i < S::kGates * kRows * S::H; i += S::kThreads) {
+        const int unit = i % S::H, own_row = i / S::H % kRows, gate = i / (S::H * kRows);
+        const int row = place.first_row + own_row;
+        const long long at = ((long long)gate * in.rows + row) * S::H + unit;
+        Put(masks + gate * S::kState + own_row * S::kStride, unit, row < in.rows ? in.dropped[at] : E());
+      }
+    }
+  }
+
+  FLAX_RNN_DEVICE void Keep() {
+    if constexpr (kKept && S::kDropped) {
+#pragma unroll
+      for (int i = 0; i < S::kGates * S::kTiles * 2; i++)
+        kept[i] = from[i / 2 / S::kTiles * S::kState + i / 2 % S::kTiles * 8 + i % 2 * 4];
+    }
+  }
+
+  // Of one half of the depth of a product.
+  FLAX_RNN_DEVICE u32 Of(int gate, int tile, int half) const {
+    return kKept ? kept[(gate * S::kTiles + tile) * 2 + half] : from[gate * S::kState + tile * 8 + half * 4];
+  }
+};
+
 // R^T for the units of a warp, as the first operand of its products.
 template <class S>
 struct ForwardWeights {
@@ -91,19 +147,23 @@ struct ForwardWeights {
         }
   }
 
-  // The warp's part of the products with a state in shared memory.
-  FLAX_RNN_DEVICE void Times(const u32* state, const Place<S>& place, float (&sums)[S::kGates][4]) const {
-    const u32* from = state + place.g * S::kStride + place.split * S::kTiles * 8 + place.q;
+  // The warp's part of the products with a state in shared memory, in which each gate drops its own part by its mask.
+  FLAX_RNN_DEVICE void Times(const u32* state, const StateMasks<S>& masks, const Place<S>& place,
+                             float (&sums)[S::kGates][4]) const {
+    typedef typename S::E E;
+    const u32* const from = state + place.g * S::kStride + place.split * S::kTiles * 8 + place.q;
 #pragma unroll
     for (int tile = 0; tile < S::kTiles; tile++) {
-      u32 h[2] = {from[tile * 8], from[tile * 8 + 4]};
+      const u32 h[2] = {from[tile * 8], from[tile * 8 + 4]};
 #pragma unroll
       for (int gate = 0; gate < S::kGates; gate++) {
-        if (S::kDropped && gate) {
-          const u32* copy = from + gate * kRows * S::kStride + tile * 8;
-          h[0] = copy[0], h[1] = copy[4];
+        if constexpr (S::kDropped) {
+          const u32 left[2] = {TimesWord(h[0], masks.Of(gate, tile, 0), E()),
+                               TimesWord(h[1], masks.Of(gate, tile, 1), E())};
+          Multiply(sums[gate], at[gate][tile], left, E());
+        } else {
+          Multiply(sums[gate], at[gate][tile], h, E());
         }
-        Multiply(sums[gate], at[gate][tile], h, typename S::E());
       }
     }
   }
@@ -112,15 +172,12 @@ struct ForwardWeights {
 // The state to start from, by all threads of a block, for all units: of a row that starts with a reset it is zeros.
 template <class S>
 FLAX_RNN_DEVICE void FirstState(const ForwardArguments<typename S::E>& in, const Place<S>& place, u32* state) {
-  typedef typename S::E E;
   const long long first = in.flags & kReverse ? in.steps - 1 : 0;
-  for (int i = Thread(); i < S::kCopies * kRows * S::H; i += S::kThreads) {
-    const int unit = i % S::H, own_row = i / S::H % kRows, copy = i / (S::H * kRows), row = place.first_row + own_row;
+  for (int i = Thread(); i < kRows * S::H; i += S::kThreads) {
+    const int unit = i % S::H, own_row = i / S::H, row = place.first_row + own_row;
     const bool there = row < in.rows && !((in.flags & kResets) && in.resets[first * in.rows + row]);
-    const long long at = (long long)row * S::H + unit;
-    float h = there ? in.h0[at] : 0.0f;
-    if (S::kDropped && there) h *= Wide(in.dropped[(long long)copy * in.rows * S::H + at]);
-    Put(state + (copy * kRows + own_row) * S::kStride, unit, Narrow(h, E()));
+    const float h = there ? in.h0[(long long)row * S::H + unit] : 0.0f;
+    Put(state + own_row * S::kStride, unit, Narrow(h, typename S::E()));
   }
 }
 
@@ -130,13 +187,15 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
   typedef typename S::Cell Cell;
   const Place<S> place;
   u32* const states = SharedMemory();
-  float* const parts = reinterpret_cast<float*>(states + 2 * S::kState);
+  u32* const all_masks = states + 2 * S::kState;
+  float* const parts = reinterpret_cast<float*>(all_masks + S::kStateMasks);
+  const Exchange<S::C, S::kForwardBytes> exchange(all_masks + S::kStateMasks + S::kParts);
   const ForwardWeights<S> weights(in.recurrent, place);
   const ForwardPlaces<S> places(place, in.rows);
   StepInputs<S> next;
   next.Load(in, places, 0);
 
-  float h[S::kOwn], c[S::kOwn], bias[S::kOwn], dropped[S::kCopies][S::kOwn];
+  float h[S::kOwn], c[S::kOwn], bias[S::kOwn];
   const long long first = in.flags & kReverse ? in.steps - 1 : 0;
 #pragma unroll
   for (int own = 0; own < S::kOwn; own++) {
@@ -144,25 +203,22 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
     h[own] = starts ? 0.0f : in.h0[places.unit[own]];
     c[own] = starts || !Cell::kHasCells ? 0.0f : in.c0[places.unit[own]];
     bias[own] = Cell::kSums > Cell::kGates ? in.bias[place.Unit(own)] : 0.0f;
-#pragma unroll
-    for (int copy = 0; copy < S::kCopies; copy++) {
-      const long long of_copy = (long long)copy * in.rows * S::H;
-      dropped[copy][own] = S::kDropped ? Wide((in.dropped + of_copy)[places.unit[own]]) : 1.0f;
-    }
   }
   FirstState<S>(in, place, states);
+  StateMasks<S> masks(in, place, all_masks);
+  exchange.Open();
   SyncCluster<S::C>();
+  masks.Keep();
 
   for (int step = 0; step < in.steps; step++) {
     const u32* state = states + (step & 1) * S::kState;
     u32* const after = states + (~step & 1) * S::kState;
     const StepInputs<S> now = next;
-    const bool more = step + 1 < in.steps;
-    if (!S::kDropped && more) next.Load(in, places, step + 1);
-    const long long first_row = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows;
+    if (step + 1 < in.steps) next.Load(in, places, step + 1);
 
+    const long long first_row = (long long)(in.flags & kReverse ? in.steps - 1 - step : step) * in.rows;
     float sums[S::kGates][4] = {};
-    weights.Times(state, place, sums);
+    weights.Times(state, masks, place, sums);
     if constexpr (S::kSplit > 1) {
       const int warp = Thread() >> 5;
 #pragma unroll
@@ -172,6 +228,7 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
       SyncBlock();
     }
 
+    StepResults<S> results;
 #pragma unroll
     for (int own = 0; own < S::kOwn; own++) {
       float x[S::kGates], products[S::kGates], values[S::kValues];
@@ -192,24 +249,19 @@ FLAX_RNN_DEVICE void Forward(const ForwardArguments<typename S::E>& in) {
       float new_h = h[own], new_c = c[own];
       Cell::template Step<A, R>(x, products, bias[own], new_h, new_c, values);
       if (now.counts[own]) h[own] = new_h, c[own] = new_c;
-
-      if (places.there[own]) {
-        if (in.flags & kKeepOutputs) (in.outputs + first_row * S::H)[places.unit[own]] = Narrow(h[own], E());
-        if (in.flags & kKeepValues) {
-          E* const to = in.values + first_row * (S::kValues * S::H) + places.Of(own, S::kValues);
+      results.output[own] = Narrow(h[own], E());
 #pragma unroll
-          for (int value = 0; value < Cell::kValues; value++) to[value * S::H] = Narrow(values[value], E());
-          if (Cell::kHasCells) (in.cells + first_row * S::H)[places.unit[own]] = c[own];
-        }
-      }
+      for (int value = 0; value < Cell::kValues; value++) results.values[value][own] = Narrow(values[value], E());
+      results.cell[own] = c[own];
+      if (S::C == 1) results.Store(in, places, first_row, own);
       if (now.starts_next[own]) h[own] = c[own] = 0.0f;
-#pragma unroll
-      for (int copy = 0; copy < S::kCopies; copy++)
-        Share(after + copy * kRows * S::kStride, place, own, Narrow(h[own] * dropped[copy][own], E()));
+      Share(after, place, own, Narrow(h[own], E()), exchange, step);
     }
-    // No sooner, as registers are full.
-    if (S::kDropped && more) next.Load(in, places, step + 1);
-    SyncCluster<S::C>();
+    // What others wait for goes first. A block alone has none to wait, and not the registers.
+#pragma unroll
+    for (int own = 0; own < S::kOwn; own++)
+      if (S::C > 1) results.Store(in, places, first_row, own);
+    exchange.Await(step);
   }
 
 #pragma unroll

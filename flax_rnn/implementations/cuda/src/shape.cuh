@@ -23,20 +23,25 @@ struct Shape {
   static constexpr int kUnits = H / C, kGroups = kUnits / 16, kWarps = kGroups * kSplit, kThreads = 32 * kWarps;
   static constexpr int kOwn = 4 / kSplit;  // units and rows for which a thread does the step
 
-  // The forward pass has all of the state in shared memory, for each gate if each drops its own part of it. Four words
-  // more to a row, and eight rows begin at other banks.
-  static constexpr int kTiles = H / kDepth / kSplit, kStride = H / kPerWord + 4;
-  static constexpr int kCopies = kDropped ? kGates : 1, kState = kCopies * kRows * kStride;
+  // Of each exchange in a cluster; see exchange.cuh.
+  static constexpr int kCounts = C > 1 ? 4 : 0;
+
+  // The forward pass has all of the state in shared memory, and its dropout masks of each gate. Four words more to a
+  // row, and eight rows begin at other banks.
+  static constexpr int kTiles = H / kDepth / kSplit, kStride = H / kPerWord + 4, kState = kRows * kStride;
+  static constexpr int kStateMasks = kDropped ? kGates * kState : 0;
   static constexpr int kParts = kSplit > 1 ? kWarps * kGates * 4 * 32 : 0;
-  static constexpr int kForwardWords = 2 * kState + kParts;
+  static constexpr int kForwardWords = 2 * kState + kStateMasks + kParts + kCounts;
+  static constexpr int kForwardBytes = kRows * H * sizeof(E);  // that a block is sent in a step
 
   // The backward pass has the gradients of the block's own sums there, and from every block its share of those of the
   // block's own units; and dropout masks.
   static constexpr int kBackTiles = H / 16 / kWarps, kBackDepth = kUnits / kDepth;
-  static constexpr int kBackStride = kGates * kUnits / kPerWord + 4, kShares = C * kGroups * 32 * 4;
-  static constexpr int kMasks = kDropped ? H / 16 * kGates * 32 * 4 / kPerWord : 0;
-  static constexpr int kGradients = kRows * kBackStride;
-  static constexpr int kBackwardWords = kGradients + 2 * kShares + kMasks;
+  static constexpr int kBackStride = kGates * kUnits / kPerWord + 4, kGradients = kRows * kBackStride;
+  static constexpr int kShares = C * kGroups * 32 * 4;
+  static constexpr int kShareMasks = kDropped ? H / 16 * kGates * 32 * 4 / kPerWord : 0;
+  static constexpr int kBackwardWords = 2 * kGradients + 2 * kShares + kShareMasks + kCounts;
+  static constexpr int kBackwardBytes = 4 * kShares;
 
   static_assert(H % (16 * C) == 0 && (H / kDepth) % kSplit == 0 && (H / 16) % kWarps == 0, "sizes of tiles.py");
 };
