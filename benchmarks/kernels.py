@@ -96,7 +96,8 @@ def sizes(rows: Sequence[dict[str, Any]]) -> str:
 
 def registers(rows: Sequence[dict[str, Any]]) -> str:
     """A line for each kernel, with a column for each architecture; nothing in it where there is no such kernel."""
-    architectures = dict.fromkeys(row["architecture"] for row in rows)
+    there = {row["architecture"] for row in rows}
+    architectures = [name for name in dict.fromkeys(ARCHITECTURES.values()) if name in there]
     names = "dtype", "units", "cluster", "threads", "cell", "pass"
     kernels: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:

@@ -45,8 +45,8 @@ def _blocks(pen: Pen, top: float, bottom: float) -> None:
         pen.text(centre - 138, top + 26, name, "bold")
 
 
-def _barrier(pen: Pen, y: float, words: str) -> None:
-    """Where all blocks wait for each other."""
+def _wait(pen: Pen, y: float, words: str) -> None:
+    """What each block waits for."""
     pen.box(WIDTH / 2, y, WIDTH - 20, 30, kind="off")
     pen.text(WIDTH / 2, y + 6, words, "middle")
 
@@ -84,7 +84,7 @@ def forward() -> Pen:
             pen.text(centre - 138 * turn, 364 + 20 * at, words, f"{outer}faint")
         pen.box(centre, 446, 210, 50, "h′", "all units, other buffer", kind="op")
     _across(pen, "h", 314, 420)
-    _barrier(pen, 508, "barrier of the cluster; the next step reads the other buffer")
+    _wait(pen, 508, "each block waits until all of h′ has come; the next step reads that buffer")
     return pen
 
 
@@ -111,7 +111,7 @@ def backward() -> Pen:
         pen.gate(centre, 360, "R ∂sᵀ", "for all units", 150)
         pen.box(centre, 476, 220, 50, "shares", "own units, of each block", kind="op")
     _across(pen, "back", 386, 450)
-    _barrier(pen, 536, "barrier of the cluster")
+    _wait(pen, 536, "each block waits until all of its shares have come")
     for centre in CENTRES:
         pen.wire("back", f"M{centre},552 V580")
         pen.op(centre, 596, "+")

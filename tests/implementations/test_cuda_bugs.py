@@ -97,7 +97,7 @@ BUGS = {
     "no resets of c, backward": Bug("backward.cuh", "if (now.starts[own]) d_c[own] = 0.0f;", ""),
     "no resets of what is before, backward": Bug("backward.cuh", "now.starts[own] ? 0.0f : before", "before"),
     "another gate's dropout mask": Bug("forward.cuh", "masks.Of(gate, tile, 0)", "masks.Of(gate ^ 1, tile, 0)"),
-    "another gate's dropout mask, backward": Bug("backward.cuh", "masks.Of(tile, first + gate, r)", "masks.Of(tile, 0, r)"),
+    "another gate's dropout mask, backward": Bug("backward.cuh", "masks.Of(tile, first + gate", "masks.Of(tile, 0"),
     "a mask of another row": Bug("forward.cuh", "gate * S::kState + own_row", "gate * S::kState + (own_row ^ 1)"),
     "a mask of half of the units": Bug("forward.cuh", "masks.Of(gate, tile, 1)", "masks.Of(gate, tile, 0)"),
     "rows that are not there": Bug("forward.cuh", "    if (!places.there[own]) return;\n", ""),

@@ -172,8 +172,7 @@ def _gradients(
 ) -> Operands:  # fmt: skip
     """The gradients of the operands, from those of all sums at once."""
     cell: Any = loop.cell
-    units, dtype = kernel.tile.units, operands.x.dtype
-    gru = kernel.cell == "gru"
+    units, gru = kernel.tile.units, kernel.cell == "gru"
     before = _before(kernel, operands, saved.outputs)
     of_gates = jnp.concatenate([d_sums[..., : 2 * units], d_sums[..., 3 * units :]], -1) if gru else d_sums
     d_bias = d_sums[..., 3 * units :].astype(jnp.float32).sum((0, 1)) if gru else None
