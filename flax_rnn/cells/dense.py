@@ -184,11 +184,11 @@ class DenseCell(CellArguments, Cell):
         dropped = masks and masks.recurrent and tuple(mask.astype(dtype) for mask in masks.recurrent)
         if dropped and len(dropped) == 1:  # for all gates
             dropped *= self.num_gates
-        by_group = dropped and target.launches()
+        by_group = target.launches()
         sizes = (1,) * self.num_gates if dropped and not by_group else self.product_groups
         ends = [self.units * end for end in itertools.accumulate(sizes)]
         kernels = tuple(jnp.split(params["recurrent_kernel"].astype(dtype), ends[:-1], axis=-1))
-        if by_group:
+        if dropped and by_group:
             kernels, dropped = tuple(map(self._by_gate, kernels)), self._by_group(dropped)
         return RecurrentWeights(kernels, dropped or None, self.recurrent_bias(params, accumulation_dtype(dtype)))
 
