@@ -193,9 +193,9 @@ class DenseCell(CellArguments, Cell):
         return RecurrentWeights(kernels, dropped or None, self.recurrent_bias(params, accumulation_dtype(dtype)))
 
     def _by_gate(self, block: jax.Array) -> jax.Array:
-        """``(n, H, H)`` of a block of several gates."""
-        gates = block.reshape(self.units, -1, self.units)
-        return gates.swapaxes(0, 1) if gates.shape[1] > 1 else block
+        """``(n, ..., H)`` of the columns ``(..., n H)`` of several gates."""
+        gates = jnp.moveaxis(block.reshape(*block.shape[:-1], -1, self.units), -2, 0)
+        return gates if gates.shape[0] > 1 else block
 
     def _by_group(self, gates: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """What each gate has, one array for each of ``product_groups``."""

@@ -35,12 +35,18 @@ def test_the_largest_kernels_fit() -> None:
 
 @pytest.mark.full
 @needs_nvrtc
-def test_all_kernels_fit_and_are_those_of_the_table() -> None:
-    rows = kernels.measure(kernels.cases(["sm_90a"]))
+def test_kernels_fit_and_are_those_of_the_table() -> None:
+    """Of those for a Hopper, all that have few registers left, and of the others each fifth."""
+    hopper = [row for row in ROWS if row["architecture"] == "sm_90a"]
+    some = [
+        (case, row)
+        for number, (case, row) in enumerate(zip(kernels.cases(["sm_90a"]), hopper, strict=True))
+        if number % 5 == 0 or row["registers"] > 0.95 * kernels.most_registers(row["threads"])
+    ]
+    rows = kernels.measure(case for case, _ in some)
     assert not spilling(rows)
     if RESULTS["nvrtc"] == ".".join(map(str, compiler.version())):
-        known = [row for row in ROWS if row["architecture"] == "sm_90a"]
-        assert rows == known, "run python -m benchmarks.kernels again"
+        assert rows == [row for _, row in some], "run python -m benchmarks.kernels again"
 
 
 def test_the_table_has_all_kernels_and_none_spills() -> None:

@@ -102,7 +102,7 @@ def test_activations(kernels: Kernels, kernel: Kernel, which: Pass) -> None:
     assert close(found, kernel), found
 
 
-# All tiles that layers have, and others.
+# All tiles that layers have, each with an LSTM and another cell, and others.
 LARGE = [(element, tile) for element, tiles in TILES.items() for tile in tiles if tile != Tile(64, 1, 1)]
 CLUSTERS = [
     Kernel("Lstm", "bfloat16", Tile(128, 2, 1)),
@@ -115,6 +115,7 @@ CLUSTERS = [
         pytest.param(Kernel(cell, element, tile, dropped=number % 2 == index % 2), marks=pytest.mark.full)
         for index, (element, tile) in enumerate(LARGE)
         for number, cell in enumerate(CELLS)
+        if number in (0, 1 + index // 2 % 2)
     ),
 ]
 
