@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(cuda_kernels.COMPILER is None, reason="there is no C++ compiler"),
 ]
 
-KERNEL = Kernel("Lstm", "float32", Tile(128, 2, 2), dropped=True)
+KERNEL = Kernel("Lstm", "float32", Tile(64, 2, 2), dropped=True)
 
 
 class Bug(NamedTuple):
