@@ -5,7 +5,7 @@
 Forward is what inference runs, kept what training does, which keeps the values of the gates, and backward the gradient.
 Launches are in the times, divided among the steps. What XLA adds for a layer is not; see benchmarks.gpu.
 
---once calls each kernel one time with few steps, and times nothing, for tools that watch a program:
+--once runs the kernels with few steps, and times nothing, for tools that watch a program:
 
     compute-sanitizer --tool memcheck python -m benchmarks.kernel_steps --once
 """
@@ -142,7 +142,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--option", nargs="+", choices=OPTIONS, default=list(OPTIONS), help="[all]")
     parser.add_argument("--rows", type=int, default=32, help="[%(default)s]")
     parser.add_argument("--steps", type=int, default=320, help="[%(default)s]")
-    parser.add_argument("--once", action="store_true", help="call each kernel one time, with 13 rows of 5 steps")
+    parser.add_argument("--once", action="store_true", help="13 rows of 5 steps, and no times")
     return parser.parse_args(arguments)
 
 

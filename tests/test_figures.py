@@ -149,11 +149,6 @@ def test_readme_is_short_and_has_what_was_measured() -> None:
 
 
 ON_A_GPU = {"`cuda`": "cuda", "`fused`": "fused", "`cudnn`": "cudnn", "Keras on JAX": "keras-jax", "PyTorch": "torch"}
-# What README's columns are, each the cell, the pass and the variant.
-SHOWN_ON_A_GPU = [
-    ("lstm", "forward", "plain"), ("lstm", "training", "plain"), ("lstm", "training", "mask"),
-    ("lstm", "training", "recurrent-dropout"), ("gru", "forward", "plain"), ("gru", "training", "plain"),
-]  # fmt: skip
 
 
 def on_a_gpu(results: str) -> dict[tuple[str, ...], dict[str, float]]:
@@ -179,21 +174,22 @@ def test_a_gpu(results: str, heading: str) -> None:
     for row in rows:
         name, _, variant = row["layer"].partition(", ")
         case = CELLS[name], row["B, T, D, H"], row["pass"], row["dtype"], variant.replace(" ", "-") or "plain"
-        for column, contestant in ON_A_GPU.items():
-            if column in row:
-                time = measured[case].get(contestant)
-                assert row[column] == "-" if time is None else agrees_in_digits(row[column], time), (case, column)
+        for column in row.keys() & ON_A_GPU.keys():
+            time = measured[case].get(ON_A_GPU[column])
+            assert row[column] == "-" if time is None else agrees_in_digits(row[column], time), (case, column)
 
 
 def test_a_gpu_in_readme_and_a_step_of_the_experiment_there() -> None:
     measured = on_a_gpu("gpu-nvidia-h200-cuda")
-    lines = [line for line in README.partition("NVIDIA H200")[2].splitlines() if line.startswith("|")]
-    for line in lines[2:5]:
-        name, *times = [cell.strip() for cell in line.strip("|").split("|")]
-        who = "cuda" if name == "flax_rnn" else ON_A_GPU[name]
-        for (cell, phase, variant), written in zip(SHOWN_ON_A_GPU, times, strict=True):
-            time = measured[cell, "32, 80, 128, 128", phase, "tf32", variant].get(who)
-            assert written == "-" if time is None else agrees_in_digits(written, time), (name, cell, phase, variant)
+    for row in table(README, "NVIDIA H200"):
+        who = (ON_A_GPU | {"flax_rnn": "cuda"})[row.pop("")]
+        for column, written in row.items():
+            name, _, rest = column.partition(", ")
+            phase, variant = (
+                ("forward", "plain") if rest == "forward" else ("training", rest.replace(" ", "-") or "plain")
+            )
+            time = measured[CELLS[name], "32, 80, 128, 128", phase, "tf32", variant].get(who)
+            assert written == "-" if time is None else agrees_in_digits(written, time), (who, column)
     step = (RESULTS / "gpu-nvidia-h200-cuda.md").read_text().partition("A training step of the IMDB experiment:")[2]
     assert step.strip().partition("\n\n")[0] in SPEED
 

@@ -50,6 +50,13 @@ BUGS = {
     "a barrier of the cluster in place of what is awaited, backward": Bug(
         "backward.cuh", BACK_AWAIT, "SyncCluster<S::C>();"
     ),
+    "the first is not awaited": Bug("forward.cuh", AWAIT, "if (step) exchange.Await(step);"),
+    "the first is not awaited, backward": Bug(
+        "backward.cuh", BACK_AWAIT, "if (step + 1 < in.steps) exchange.Await(number);"
+    ),
+    "every other is awaited": Bug("forward.cuh", AWAIT, "if (~step & 1) exchange.Await(step);"),
+    "every other is awaited, backward": Bug("backward.cuh", BACK_AWAIT, "if (~step & 1) exchange.Await(number);"),
+    "some threads do not await": Bug("forward.cuh", AWAIT, "if (places.there[0]) exchange.Await(step);"),
     "the last is not awaited, backward": Bug("backward.cuh", BACK_AWAIT, "if (step) exchange.Await(number);"),
     "another number is awaited": Bug("forward.cuh", AWAIT, AWAIT.replace("(step)", "(step + 1)")),
     "another number is awaited, backward": Bug("backward.cuh", BACK_AWAIT, "exchange.Await(step);"),
@@ -71,6 +78,9 @@ BUGS = {
     "no barrier at the start": Bug("forward.cuh", AT_START, "  exchange.Open();\n"),
     "no barrier at the start, backward": Bug("backward.cuh", AT_START, "  exchange.Open();\n"),
     "a barrier of the block at the start": Bug("forward.cuh", AT_START, "  exchange.Open();\n  SyncBlock();\n"),
+    "a barrier of the block at the start, backward": Bug(
+        "backward.cuh", AT_START, "  exchange.Open();\n  SyncBlock();\n"
+    ),
     "counts behind the barrier at the start": Bug(
         "forward.cuh", AT_START, "  SyncCluster<S::C>();\n  exchange.Open();\n"
     ),
@@ -85,6 +95,14 @@ BUGS = {
     "a wrong rank": Bug("exchange.cuh", TOLD, TOLD.replace("rank", "rank / 2 * 2")),
     "a wrong rank, backward": Bug("backward.cuh", BACK_TOLD, BACK_TOLD.replace("tile_of_all /", "1 - tile_of_all /")),
     "a rank too many": Bug("exchange.cuh", TOLD, TOLD.replace("rank", "rank + 1")),
+    "a rank too many, backward": Bug(
+        "backward.cuh", BACK_TOLD, BACK_TOLD.replace("tile_of_all /", "1 + tile_of_all /")
+    ),
+    "a rank too few": Bug("exchange.cuh", "rank < S::C", "rank + 1 < S::C"),
+    "a share too few, backward": Bug("backward.cuh", "int rank = 0; rank < S::C", "int rank = 1; rank < S::C"),
+    "another block's place among the shares, backward": Bug(
+        "backward.cuh", "place.rank * S::kGroups + tile_of_all %", "tile_of_all %"
+    ),
     "another count is told": Bug("exchange.cuh", TOLD, TOLD.replace("number", "number + 1")),
     "no mask": Bug("forward.cuh", "if (now.counts[own])", "if (true)"),
     "no mask, backward": Bug("backward.cuh", "if (now.counts[own])", "if (true)"),

@@ -51,6 +51,10 @@ FLAX_RNN_KERNEL(64) example(const u32* in, u32* out, int which) {
         SyncCluster<2>();
       }
       return;
+    case 5:  // how far the other warp is, which nobody waits for
+      shared[thread / 32] = 0, SyncBlock();
+      for (int i = 0; i < 8; i++) ShuffleXor(0, 1), shared[thread / 32] = i + 1, out[i] = shared[1 - thread / 32];
+      return;
     case 10: if (first) SyncBlock(); else ShuffleXor(0, 1); return;
     case 11: if (!first) SyncBlock(); return;
     case 12: if (thread < 32) SyncBlock(); return;
@@ -78,6 +82,8 @@ FLAX_RNN_KERNEL(64) example(const u32* in, u32* out, int which) {
     case 47: if (thread < 31) Send<2>(shared, rank, {}, counts); AwaitCount(counts, 0); return;
     case 48: if (thread < 32) Send<2>(shared, rank, {}, counts); AwaitCount(counts, 0); return;
     case 49: if (rank) AwaitCount(counts, 0); else SyncCluster<2>(); return;
+    case 53: Send<2>(shared - 4, rank, {}, counts); return;
+    case 54: Send<2>(shared, -1, {}, counts); return;
     case 50:  // one waits for bytes, all others for him
       if (rank == 1 && first) AwaitCount(counts, 0);
       ShuffleXor(0, 1), SyncBlock();
@@ -193,6 +199,11 @@ def test_what_is_not_awaited_may_be_late(library: Path) -> None:
     assert {*late.flat} == {0, 1}
 
 
+def test_one_runs_ahead_of_another_that_it_does_not_wait_for(library: Path) -> None:
+    for two in run(library, 5).reshape(4, 2, -1):
+        assert sorted([*map(int, {*one})] for one in two) == [[0], [8]]
+
+
 ERRORS = {
     10: "some threads of a warp wait for .*(shuffle|barrier of the block)",
     11: "some threads of a warp wait for .*nothing",
@@ -219,6 +230,8 @@ ERRORS = {
     46: "a block that has ended",
     47: "bytes that nobody sends",
     49: "bytes that nobody sends",
+    53: "aligned bytes within the shared memory",
+    54: "a block that the cluster does not have",
 }
 
 

@@ -179,13 +179,13 @@ def _gradients(
     if operands.dropped is None:
         d_recurrent, d_dropped = kernel_gradient(operands.recurrent, before, of_gates, cell.precision), None
     else:
-        # Of all gates at once, as ever.
         blocks = of_gates.reshape(*of_gates.shape[:-1], kernel.gates, units)
         columns = operands.recurrent.reshape(units, kernel.gates, units)
         left = before * operands.dropped[:, None]
         d_recurrent = jnp.einsum("gtbh,tbgk->hgk", left, blocks, precision=cell.precision).reshape(units, -1)
         # For which hardly anybody asks; otherwise XLA drops it.
-        d_dropped = jnp.einsum("tbh,tbgk,hgk->gbh", before, blocks, columns, precision=cell.precision)
+        d_left = jnp.einsum("tbgk,hgk->gtbh", blocks, columns, precision=cell.precision)
+        d_dropped = (before * d_left).sum(1)
     found = Operands(d_sums[..., : kernel.gates * units], d_recurrent, d_bias, d_dropped, d_h, d_c, None, None)
     return jax.tree.map(lambda gradient, array: gradient.astype(array.dtype), found, like)
 
